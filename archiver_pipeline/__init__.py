@@ -1,0 +1,1 @@
+"""Moves old rows of PostgreSQL audit tables to S3-compatible storage and deletes exactly the rows it proved."""

@@ -1,0 +1,45 @@
+"""The `archiver` command."""
+
+import signal
+import sys
+
+import typer
+from rich.markup import escape
+
+from archiver_pipeline.cli import check, listing, run
+from archiver_pipeline.cli.demo import demo
+from archiver_pipeline.cli.console import errors
+from archiver_pipeline.errors import ArchiverError
+
+INTERRUPTED_EXIT_CODE = 130
+
+app = typer.Typer(
+    name="archiver",
+    help="Moves old rows of PostgreSQL audit tables to S3-compatible storage, proves every byte,"
+    " and deletes exactly the rows it proved.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("check")(check.check)
+app.command("list")(listing.list_archives)
+app.command("demo")(demo)
+
+
+def main() -> None:
+    """Run the command. A mistake of the user's is one line and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app(standalone_mode=True)
+    except ArchiverError as error:
+        errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("interrupted; nothing is lost: run the same command again to go on", highlight=False)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+
+
+def _plain(error: ArchiverError) -> str:
+    return escape(str(error))

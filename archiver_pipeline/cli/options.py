@@ -1,0 +1,52 @@
+"""Options that several commands share, and opening the configuration they name."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from archiver_pipeline.cli.console import warn
+from archiver_pipeline.config.loading import LoadedConfig, load_config
+from archiver_pipeline.engine.inventory import DateRange
+from archiver_pipeline.errors import ConfigError
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="Configuration file; else ARCHIVER_CONFIG, else ./archiver.yaml.",
+        show_default=False,
+    ),
+]
+DatabaseOption = Annotated[str | None, typer.Option("--database", "-d", help="Only this database.", show_default=False)]
+TableOption = Annotated[
+    str | None,
+    typer.Option("--table", "-t", help="Only this table: `name` or `schema.name`.", show_default=False),
+]
+StartOption = Annotated[
+    datetime | None,
+    typer.Option("--start-date", formats=["%Y-%m-%d"], help="First day to take (UTC, inclusive).", show_default=False),
+]
+EndOption = Annotated[
+    datetime | None,
+    typer.Option("--end-date", formats=["%Y-%m-%d"], help="Last day to take (UTC, inclusive).", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of text.")]
+
+
+def open_config(path: Path | None) -> LoadedConfig:
+    """Load the configuration and print its warnings. Raises ConfigError."""
+    config = load_config(path, environ=os.environ, cwd=Path.cwd())
+    for warning in config.warnings:
+        warn(warning)
+    return config
+
+
+def date_range(start: datetime | None, end: datetime | None) -> DateRange:
+    """Raises ConfigError when the range is the wrong way round."""
+    if start and end and end < start:
+        raise ConfigError(f"--end-date {end:%Y-%m-%d} is before --start-date {start:%Y-%m-%d}", hint="swap them")
+    return DateRange(start.date() if start else None, end.date() if end else None)

@@ -1,0 +1,69 @@
+"""Progress of a run on the terminal, fed by the engine."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from archiver_pipeline.cli.console import errors
+from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.engine.report import ArchiveReport
+from archiver_pipeline.errors import ArchiverError
+
+
+class RunListener:
+    """Keeps the reports and errors of a command's runs, and draws bars when there is a terminal to draw on."""
+
+    def __init__(self) -> None:
+        self.reports: list[ArchiveReport] = []
+        self.errors: list[tuple[TableName, ArchiverError]] = []
+        self._lock = threading.Lock()
+        self._bars: Progress | None = None
+        self._tasks: dict[tuple[TableName, str], TaskID] = {}
+
+    @contextmanager
+    def drawing(self, *, quiet: bool) -> Iterator[None]:
+        """Draw to stderr while the body runs, unless `quiet` or stderr is no terminal."""
+        if quiet or not errors.is_terminal:
+            yield
+            return
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows {task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=errors,
+            transient=True,
+        ) as bars:
+            self._bars = bars
+            yield
+        self._bars = None
+
+    def step_started(self, table: TableName, step: str, batches: int, rows: int) -> None:
+        if self._bars is None:
+            return
+        with self._lock:
+            for (known, _), task in list(self._tasks.items()):
+                if known == table:
+                    self._bars.remove_task(task)
+            self._tasks = {key: task for key, task in self._tasks.items() if key[0] != table}
+            self._tasks[table, step] = self._bars.add_task(f"{table} [bold]{step}[/]", total=rows or None, rate="")
+
+    def batch_finished(self, table: TableName, step: str, rows: int, size_bytes: int) -> None:
+        task = self._tasks.get((table, step))
+        if self._bars is None or task is None:
+            return
+        self._bars.advance(task, rows)
+        speed = self._bars.tasks[-1].speed
+        self._bars.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+
+    def step_finished(self, table: TableName, step: str, seconds: float) -> None:
+        pass
+
+    def archive_reported(self, report: ArchiveReport) -> None:
+        self.reports.append(report)
+
+    def archive_failed(self, table: TableName, error: ArchiverError) -> None:
+        self.errors.append((table, error))

@@ -1,0 +1,169 @@
+"""`archiver run`: archive what is due, through Dagster, or show what would be."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from archiver_pipeline.cli.archive import archive_tables, exit_code
+from archiver_pipeline.cli.console import duration, errors, output, print_json, size, warn
+from archiver_pipeline.cli.options import (
+    ConfigOption,
+    DatabaseOption,
+    EndOption,
+    JsonOption,
+    StartOption,
+    TableOption,
+    date_range,
+    open_config,
+)
+from archiver_pipeline.cli.progress import RunListener
+from archiver_pipeline.config.effective import TableSettings
+from archiver_pipeline.config.loading import LoadedConfig
+from archiver_pipeline.domain.prices import PRICES_AS_OF
+from archiver_pipeline.engine.inventory import DateRange
+from archiver_pipeline.engine.preview import ArchivePreview, preview_archive
+from archiver_pipeline.engine.report import ArchiveReport
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.orchestration.build import refuse_unbuilt
+
+
+def run(
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    table: TableOption = None,
+    start_date: StartOption = None,
+    end_date: EndOption = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows to take per table at most, rounded up to whole batches.", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be archived; change and write nothing.")
+    ] = False,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Call the engine without Dagster; the run is not recorded.")
+    ] = False,
+    as_json: JsonOption = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Dagster's log of every step.")] = False,
+) -> None:
+    """Archive every window that is wholly older than retention.
+
+    Rows leave a table only after they were read back from the store and compared. Interrupt it whenever you like and
+    run it again: it goes on at the last finished batch.
+
+    Exit codes: 0 all good (also: nothing to do), 1 partial, 2 failed, 3 configuration or preflight, 4 lock held,
+    5 permission, 6 resources, 7 network.
+
+    Examples:
+
+        archiver run --dry-run
+
+        archiver run --config audit.yaml --table audit_log
+
+        archiver run --database orders --end-date 2025-12-31 --limit 1000000 --json
+    """
+    loaded = open_config(config)
+    refuse_unbuilt(loaded)
+    tables = loaded.select_tables(database, table)
+    dates = date_range(start_date, end_date)
+    if dry_run:
+        _print_previews([_preview(loaded, settings, dates, limit) for settings in tables], as_json=as_json)
+        return
+    listener = RunListener()
+    with listener.drawing(quiet=as_json or verbose):
+        archive_tables(
+            loaded,
+            tables,
+            dates,
+            listener,
+            limit_rows=limit,
+            direct=direct,
+            log_level="INFO" if verbose else "CRITICAL",
+        )
+    _print_outcome(listener, as_json=as_json)
+    raise typer.Exit(exit_code(listener, len(tables), is_limited=limit is not None))
+
+
+def _preview(loaded: LoadedConfig, settings: TableSettings, dates: DateRange, limit_rows: int | None) -> ArchivePreview:
+    session = ArchiveSession(settings, loaded.database(settings.database), loaded.store, run_id="dry-run")
+    try:
+        return preview_archive(session, dates, limit_rows=limit_rows)
+    finally:
+        session.close()
+
+
+def _print_previews(previews: list[ArchivePreview], *, as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(preview) | {"rows": preview.rows, "batches": preview.batches} for preview in previews])
+        return
+    for preview in previews:
+        _print_preview(preview)
+    output.print("Dry run: nothing was changed, nothing was written.")
+
+
+def _print_preview(preview: ArchivePreview) -> None:
+    for warning in preview.warnings:
+        warn(f"{preview.table}: {warning}")
+    if not preview.windows:
+        output.print(f"{preview.table}: nothing to do: no window is wholly older than {preview.cutoff}")
+        return
+    table = Table("window", "rows", "bytes", "batches", title=f"{preview.table}: rows older than {preview.cutoff}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for window in preview.windows:
+        table.add_row(window.window_key, f"{window.rows:,}", size(window.rows_bytes), f"{window.batches:,}")
+    table.add_section()
+    table.add_row("all", f"{preview.rows:,}", size(preview.rows_bytes), f"{preview.batches:,}")
+    output.print(table)
+    output.print(
+        f"Estimated: {size(preview.object_bytes)} stored as {preview.storage_class},"
+        f" ${preview.month_dollars:,.4f} a month, ${preview.write_dollars:,.4f} to write (AWS prices of {PRICES_AS_OF}),"
+        f" about {duration(preview.seconds)}."
+    )
+
+
+def _print_outcome(listener: RunListener, *, as_json: bool) -> None:
+    reports, failures = listener.reports, listener.errors
+    if as_json:
+        print_json(
+            {
+                "reports": [asdict(report) | {"rows": report.rows} for report in reports],
+                "errors": [{"table": str(n), "error": type(e).__name__, "message": str(e)} for n, e in failures],
+            }
+        )
+        return
+    for report in reports:
+        for warning in report.warnings:
+            warn(f"{report.table}: {warning}")
+    if reports:
+        output.print(summary_table(reports))
+    elif not failures:
+        output.print("Nothing to do: every table was asked, and no window is wholly older than its retention.")
+    for name, error in failures:
+        errors.print(f"error: {name}: {error}", style="red", markup=False, highlight=False)
+
+
+def summary_table(reports: list[ArchiveReport]) -> Table:
+    """One line per table: what was archived, what it weighs now, what is left and why."""
+    table = Table("table", "rows", "batches", "row bytes", "stored", "reclaimed", "seconds", "rows/s", "left behind")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in dict.fromkeys(report.table for report in reports):
+        own = [report for report in reports if report.table == name]
+        rows, seconds = sum(r.rows for r in own), sum(r.total_seconds for r in own)
+        left = sum(r.left_behind_rows for r in own if not r.truncated)
+        reasons = ", ".join(sorted({r.stopped_reason for r in own if r.left_behind_rows and not r.truncated}))
+        table.add_row(
+            str(name),
+            f"{rows:,}",
+            f"{sum(w.batches for r in own for w in r.windows):,}",
+            size(sum(r.rows_bytes for r in own)),
+            size(sum(r.object_bytes for r in own)),
+            size(max(0, own[0].table_bytes_before - own[-1].table_bytes_after)),
+            f"{seconds:.2f}",
+            f"{rows / seconds if seconds else 0:,.0f}",
+            f"{left:,} ({reasons})" if left else "0",
+        )
+    return table

@@ -1,0 +1,62 @@
+"""Manifests, receipts, superseded marks and checkpoints as JSON.
+
+Unknown fields, missing fields, wrong types and unknown format versions are refused: nothing is guessed about a
+document that decides whether rows may be deleted.
+"""
+
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, Receipt, Superseded
+from archiver_pipeline.errors import ManifestError
+
+Document = TypeVar("Document", Manifest, Receipt, Superseded)
+_READABLE = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as one line of JSON with a newline; keys make it long, so it is not indented."""
+    return orjson.dumps(manifest, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_mark(document: Receipt | Superseded) -> bytes:
+    """A receipt or superseded mark as indented JSON."""
+    return orjson.dumps(document, option=_READABLE)
+
+
+def decode_document(kind: type[Document], data: bytes, *, key: str) -> Document:
+    """Read a document. `key` names it in the error.
+
+    Raises ManifestError when it is not exactly a `kind` of this format version.
+    """
+    fields = _parse(data, key)
+    version = fields.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ManifestError(
+            f"{key} has format version {version!r}; this version reads {FORMAT_VERSION}",
+            hint="use the version of archiver_pipeline that wrote it, or a newer one",
+        )
+    return _validated(kind, fields, key)
+
+
+def _parse(data: bytes, key: str) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ManifestError(f"{key} is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ManifestError(f"{key} is not a JSON object")
+    return fields
+
+
+def _validated(kind: type[Document], fields: dict[str, Any], key: str) -> Document:
+    known = set(kind.__dataclass_fields__)
+    if unknown := set(fields) - known:
+        raise ManifestError(f"{key} has unknown fields: {', '.join(sorted(unknown))}")
+    try:
+        return TypeAdapter(kind).validate_python(fields)
+    except ValidationError as error:
+        places = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:5])
+        raise ManifestError(f"{key} is not a valid {kind.__name__.lower()}: {places}") from error

@@ -1,0 +1,299 @@
+"""Rules between keys: unique names, retention bounds, compression levels, encryption, secrets.
+
+They run over whatever is readable, even when other places of the file are wrong, so that one reading of the
+file reports everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from archiver_pipeline.config.document import Document, Location
+from archiver_pipeline.config.enums import Encryption, ObjectFormat
+from archiver_pipeline.config.models import (
+    BUILT_IN_DEFAULTS,
+    S3,
+    Compliance,
+    Database,
+    DataClassification,
+    Defaults,
+    InheritedSettings,
+    Table,
+)
+from archiver_pipeline.config.problems import did_you_mean
+from archiver_pipeline.config.scalars import path_segment
+from archiver_pipeline.errors import ConfigProblem
+
+MAX_GZIP_LEVEL = 9
+RESERVED_DATABASE_ID = "_audit"
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+# What an unreadable key is taken for, so that the rest of its mapping is still looked at.
+_ANY_TABLE = {"name": "(unreadable)", "timestamp_column": "any"}
+_ANY_DATABASE = {"name": "(unreadable)", "host": "any", "user": "any", "tables": [_ANY_TABLE]}
+_ANY_STORE = {"bucket": "any"}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A part of the file that could be read: its place, the model, and the keys it writes, right or wrong."""
+
+    location: Location
+    model: InheritedSettings
+    keys: frozenset[str]
+
+
+@dataclass(frozen=True)
+class WrittenTable:
+    """A table with the levels it inherits from, innermost first."""
+
+    location: Location
+    table: Table
+    levels: tuple[Written, ...]
+
+    def effective(self, name: str) -> Any:
+        """The value after table > database > defaults > built in."""
+        return inherited(name, [level.model for level in self.levels])
+
+    def place_of(self, key: str) -> Location:
+        """Where the effective value is written; the table itself where it is written nowhere."""
+        written = (level.location for level in self.levels if key in level.keys)
+        return (*next(written, self.location), key)
+
+
+@dataclass(frozen=True)
+class WrittenDatabase:
+    """A database without its tables, and the tables that could be read."""
+
+    location: Location
+    database: Database
+    tables: tuple[WrittenTable, ...]
+
+
+@dataclass(frozen=True)
+class Readable:
+    """Everything of a file that could be read on its own."""
+
+    document: Document
+    s3: S3
+    compliance: Compliance
+    databases: tuple[WrittenDatabase, ...]
+
+    @property
+    def tables(self) -> Iterator[WrittenTable]:
+        for database in self.databases:
+            yield from database.tables
+
+
+def inherited(name: str, levels: Iterable[InheritedSettings]) -> Any:
+    """The first of the levels that says something, else the built-in default (None for retention_days)."""
+    said = (getattr(level, name) for level in levels)
+    return next((value for value in said if value is not None), BUILT_IN_DEFAULTS[name])
+
+
+def cross_problems(document: Document, environ: Mapping[str, str]) -> Iterator[ConfigProblem]:
+    """Every violation of a rule between keys."""
+    readable = _readable(document)
+    yield from _database_names(readable)
+    yield from _table_names(readable)
+    yield from _retention(readable)
+    yield from _compression(readable)
+    yield from _encryption(readable)
+    yield from _store_credentials(readable)
+    yield from _missing_secrets(readable, environ)
+
+
+def _readable(document: Document) -> Readable:
+    data = document.data
+    raw_defaults = _mapping(data.get("defaults"))
+    defaults = _level(_lenient(Defaults, raw_defaults, {}), raw_defaults, ("defaults",))
+    return Readable(
+        document,
+        _lenient(S3, _mapping(data.get("s3")), _ANY_STORE),
+        _lenient(Compliance, _mapping(data.get("compliance")), {}),
+        tuple(_readable_databases(data.get("databases"), defaults)),
+    )
+
+
+def _readable_databases(raw: Any, defaults: Written) -> Iterator[WrittenDatabase]:
+    for index, entry in _mappings(raw):
+        location: Location = ("databases", index)
+        header = {key: value for key, value in entry.items() if key != "tables"}
+        database = _lenient(Database, header, _ANY_DATABASE)
+        level = _level(database, entry, location)
+        tables = tuple(_readable_tables(entry.get("tables"), (level, defaults)))
+        yield WrittenDatabase(location, database, tables)
+
+
+def _readable_tables(raw: Any, outer: tuple[Written, ...]) -> Iterator[WrittenTable]:
+    for index, entry in _mappings(raw):
+        location = (*outer[0].location, "tables", index)
+        table = _lenient(Table, entry, _ANY_TABLE)
+        yield WrittenTable(location, table, (_level(table, entry, location), *outer))
+
+
+def _mapping(raw: Any) -> dict[str, Any]:
+    return raw if isinstance(raw, dict) else {}
+
+
+def _mappings(raw: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    entries = raw if isinstance(raw, list) else []
+    return ((index, entry) for index, entry in enumerate(entries) if isinstance(entry, dict))
+
+
+def _level(model: InheritedSettings, entry: dict[str, Any], location: Location) -> Written:
+    keys = frozenset(key for key, value in entry.items() if value is not None)
+    return Written(location, model, keys)
+
+
+def _lenient(model: type[_Model], raw: dict[str, Any], stand_ins: dict[str, Any]) -> _Model:
+    """The model without the keys that are wrong, and with stand-ins for required ones."""
+    entry = stand_ins | {key: value for key, value in raw.items() if value is not None}
+    try:
+        return model.model_validate(entry)
+    except ValidationError as error:
+        wrong = {detail["loc"][0] for detail in error.errors()}
+    readable = {key: value for key, value in entry.items() if key not in wrong}
+    return model.model_validate(stand_ins | readable)
+
+
+def _database_names(readable: Readable) -> Iterator[ConfigProblem]:
+    first: dict[str, Location] = {}
+    for database in readable.databases:
+        key_id = database.database.key_id
+        place = (*database.location, "id" if database.database.id else "name")
+        if key_id == _ANY_DATABASE["name"]:
+            continue
+        if key_id in first:
+            other = readable.document.problem(first[key_id], "").path
+            message = f"database {key_id} is already at {other}"
+            yield readable.document.problem(place, message, "give one of them a unique id")
+        first.setdefault(key_id, database.location)
+        yield from _segment_problem(readable.document, place, key_id)
+
+
+def _segment_problem(document: Document, place: Location, key_id: str) -> Iterator[ConfigProblem]:
+    try:
+        path_segment(key_id)
+    except ValueError as error:
+        yield document.problem(place, str(error), "write an id beside the name")
+    if key_id == RESERVED_DATABASE_ID:
+        yield document.problem(place, f"{key_id} is where the audit trail is kept", "write another id")
+
+
+def _table_names(readable: Readable) -> Iterator[ConfigProblem]:
+    for database in readable.databases:
+        first: dict[tuple[str, str], Location] = {}
+        for written in database.tables:
+            name = (written.table.schema_name, written.table.name)
+            if written.table.name == _ANY_TABLE["name"]:
+                continue
+            if name in first:
+                other = readable.document.problem(first[name], "").path
+                message = f"table {'.'.join(name)} is already at {other}"
+                yield readable.document.problem((*written.location, "name"), message)
+            first.setdefault(name, written.location)
+
+
+def _retention(readable: Readable) -> Iterator[ConfigProblem]:
+    for written in readable.tables:
+        days = written.effective("retention_days")
+        place = (*written.location, "retention_days")
+        if days is not None:
+            yield from _retention_bounds(readable, written, days)
+        elif not any("retention_days" in level.keys for level in written.levels):
+            hint = "write it here, at the database or under defaults"
+            yield readable.document.problem(place, "required, but not written at any level", hint)
+
+
+def _retention_bounds(readable: Readable, written: WrittenTable, days: int) -> Iterator[ConfigProblem]:
+    policy = readable.compliance.retention_policy
+    if not policy.enabled:
+        return
+    rules = _rules_of(readable, written.table)
+    low = rules.min_retention_days or policy.min_retention_days
+    high = rules.max_retention_days or policy.max_retention_days
+    origin = readable.document.problem(written.place_of("retention_days"), "").path
+    place = (*written.location, "retention_days")
+    if low is not None and days < low:
+        message = f"{days} days (from {origin}) is less than the policy's minimum of {low}"
+        yield readable.document.problem(place, message)
+    if high is not None and days > high:
+        message = f"{days} days (from {origin}) is more than the policy's maximum of {high}"
+        yield readable.document.problem(place, message)
+
+
+def _rules_of(readable: Readable, table: Table) -> DataClassification:
+    known = readable.compliance.data_classifications
+    return known.get(table.classification or "", DataClassification.model_validate({}))
+
+
+def _compression(readable: Readable) -> Iterator[ConfigProblem]:
+    reported: set[Location] = set()
+    for written in readable.tables:
+        level, place = written.effective("compression_level"), written.place_of("compression_level")
+        is_gzip = written.effective("format") == ObjectFormat.JSONL_GZ
+        if is_gzip and level is not None and level > MAX_GZIP_LEVEL and place not in reported:
+            reported.add(place)
+            message = f"must be at most {MAX_GZIP_LEVEL} for {ObjectFormat.JSONL_GZ}"
+            yield readable.document.problem(place, message, "only parquet goes to 22")
+
+
+def _encryption(readable: Readable) -> Iterator[ConfigProblem]:
+    s3 = readable.s3
+    if s3.encryption == Encryption.SSE_KMS and not s3.kms_key_id:
+        yield readable.document.problem(("s3", "kms_key_id"), "required for encryption SSE-KMS")
+    if s3.encryption != Encryption.NONE or _is_unreadable_encryption(readable.document):
+        return
+    for written in readable.tables:
+        reason = _encryption_reason(readable, written.table)
+        if reason:
+            hint = "set s3.encryption to SSE-S3 or SSE-KMS"
+            yield readable.document.problem(written.location, f"{reason}, but s3.encryption is none", hint)
+
+
+def _is_unreadable_encryption(document: Document) -> bool:
+    written = _mapping(document.data.get("s3")).get("encryption") or Encryption.NONE
+    return str(written).lower() != Encryption.NONE
+
+
+def _encryption_reason(readable: Readable, table: Table) -> str | None:
+    if table.critical and readable.compliance.enforce_encryption:
+        return "critical tables must be encrypted (compliance.enforce_encryption)"
+    if _rules_of(readable, table).require_encryption:
+        return f"classification {table.classification} requires encryption"
+    return None
+
+
+def _store_credentials(readable: Readable) -> Iterator[ConfigProblem]:
+    has_id = bool(readable.s3.access_key_id or readable.s3.access_key_id_env)
+    has_secret = bool(readable.s3.secret_access_key or readable.s3.secret_access_key_env)
+    if has_id != has_secret:
+        missing = "secret_access_key" if has_id else "access_key_id"
+        hint = "write both, or neither to use the AWS credential chain"
+        yield readable.document.problem(("s3", missing), "only one half of the credentials is written", hint)
+
+
+def _missing_secrets(readable: Readable, environ: Mapping[str, str]) -> Iterator[ConfigProblem]:
+    for place, name in _environment_names(readable):
+        if not environ.get(name):
+            state = "is empty" if name in environ else "is not set"
+            near = did_you_mean(name, environ)
+            yield readable.document.problem(place, f"environment variable {name} {state}", near)
+
+
+def _environment_names(readable: Readable) -> Iterator[tuple[Location, str]]:
+    for key in ("access_key_id_env", "secret_access_key_env"):
+        if getattr(readable.s3, key):
+            yield ("s3", key), getattr(readable.s3, key)
+    for written in readable.databases:
+        database, replica = written.database, written.database.read_replica
+        if database.password_env:
+            yield (*written.location, "password_env"), database.password_env
+        if replica and replica.password_env:
+            yield (*written.location, "read_replica", "password_env"), replica.password_env

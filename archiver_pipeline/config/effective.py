@@ -1,0 +1,194 @@
+"""What is in force after precedence table > database > defaults > built in: one frozen object per table,
+database and store, with secrets resolved and units in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from archiver_pipeline.config.crosscheck import inherited
+from archiver_pipeline.config.enums import (
+    AddressingStyle,
+    Encryption,
+    LockType,
+    ObjectFormat,
+    SslMode,
+    StorageClass,
+    VacuumStrategy,
+    WindowSize,
+)
+from archiver_pipeline.config.models import INHERITED, S3, ArchiverConfig, Database, Defaults, Replica, Table
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """Everything the engine needs for one table. `database` is the id in keys, `dbname` PostgreSQL's name;
+    None means: primary_key discover, compression_level the format's fast one, workers the number of CPUs,
+    staging_dir the engine decides; statement_timeout_seconds 0 is none."""
+
+    database: str
+    dbname: str
+    schema: str
+    table: str
+    timestamp_column: str
+    primary_key: tuple[str, ...] | None
+    retention_days: int
+    batch_size: int
+    sleep_between_batches_seconds: float
+    connection_pool_size: int
+    compression_level: int | None
+    format: ObjectFormat
+    window: WindowSize
+    first_window: date
+    workers: int | None
+    max_staged_bytes: int
+    staging_dir: Path | None
+    verify_sample_rows: int
+    vacuum_strategy: VacuumStrategy
+    lock_type: LockType
+    lock_timeout_ms: int
+    statement_timeout_seconds: int
+    fail_on_schema_drift: bool
+    critical: bool
+    classification: str | None
+
+    @property
+    def qualified_name(self) -> str:
+        """`schema.table`, for people: not quoted, not for SQL."""
+        return f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """How to connect to one PostgreSQL server. `password` None leaves it to libpq (peer, .pgpass)."""
+
+    id: str
+    dbname: str
+    host: str
+    port: int
+    user: str
+    password: SecretStr | None
+    sslmode: SslMode | None
+    application_name: str
+
+
+@dataclass(frozen=True)
+class DatabaseSettings:
+    """One database: where rows are deleted (primary), where they may be read (replica), and its tables."""
+
+    id: str
+    primary: SourceSettings
+    replica: SourceSettings | None
+    connection_pool_size: int
+    tables: tuple[TableSettings, ...]
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """The object store. `prefix` has no outer slashes and is "" for the root of the bucket; without keys
+    the driver's own credential chain applies."""
+
+    bucket: str
+    endpoint: str | None
+    prefix: str
+    region: str
+    storage_class: StorageClass
+    encryption: Encryption
+    kms_key_id: str | None
+    multipart_threshold_bytes: int
+    access_key_id: str | None
+    secret_access_key: SecretStr | None
+    addressing_style: AddressingStyle
+    local_fallback_dir: Path | None
+
+
+def database_settings(config: ArchiverConfig, environ: Mapping[str, str], base: Path) -> tuple[DatabaseSettings, ...]:
+    """All databases in the file's order. Relative folders start at `base`. The configuration must have passed
+    the cross checks: a variable named by password_env that is not set raises KeyError."""
+    return tuple(_database(database, config.defaults, environ, base) for database in config.databases)
+
+
+def store_settings(s3: S3, environ: Mapping[str, str], base: Path) -> StoreSettings:
+    """The store, with keys from the environment where the file says so; same preconditions as above."""
+    style = s3.addressing_style
+    if style == AddressingStyle.AUTO and s3.endpoint:
+        style = AddressingStyle.PATH
+    return StoreSettings(
+        bucket=s3.bucket,
+        endpoint=s3.endpoint,
+        prefix=s3.prefix,
+        region=s3.region,
+        storage_class=s3.storage_class,
+        encryption=s3.encryption,
+        kms_key_id=s3.kms_key_id,
+        multipart_threshold_bytes=s3.multipart_threshold_mb * 1024**2,
+        access_key_id=environ[s3.access_key_id_env] if s3.access_key_id_env else s3.access_key_id,
+        secret_access_key=_secret(s3.secret_access_key_env, s3.secret_access_key, environ),
+        addressing_style=style,
+        local_fallback_dir=_folder(s3.local_fallback_dir, base),
+    )
+
+
+def _database(database: Database, defaults: Defaults, environ: Mapping[str, str], base: Path) -> DatabaseSettings:
+    primary = SourceSettings(
+        id=database.key_id,
+        dbname=database.name,
+        host=database.host,
+        port=database.port,
+        user=database.user,
+        password=_secret(database.password_env, database.password, environ),
+        sslmode=database.sslmode,
+        application_name=database.application_name,
+    )
+    return DatabaseSettings(
+        id=database.key_id,
+        primary=primary,
+        replica=_replica(database.read_replica, primary, environ),
+        connection_pool_size=inherited("connection_pool_size", [database, defaults]),
+        tables=tuple(_table(table, database, defaults, base) for table in database.tables),
+    )
+
+
+def _replica(replica: Replica | None, primary: SourceSettings, environ: Mapping[str, str]) -> SourceSettings | None:
+    if replica is None:
+        return None
+    return SourceSettings(
+        id=primary.id,
+        dbname=primary.dbname,
+        host=replica.host,
+        port=replica.port or primary.port,
+        user=replica.user or primary.user,
+        password=_secret(replica.password_env, replica.password, environ) or primary.password,
+        sslmode=replica.sslmode or primary.sslmode,
+        application_name=replica.application_name or primary.application_name,
+    )
+
+
+def _table(table: Table, database: Database, defaults: Defaults, base: Path) -> TableSettings:
+    settings: dict[str, Any] = {name: inherited(name, [table, database, defaults]) for name in INHERITED}
+    settings["sleep_between_batches_seconds"] = settings.pop("sleep_between_batches")
+    settings["staging_dir"] = _folder(settings["staging_dir"], base)
+    return TableSettings(
+        database=database.key_id,
+        dbname=database.name,
+        schema=table.schema_name,
+        table=table.name,
+        timestamp_column=table.timestamp_column,
+        primary_key=table.primary_key,
+        critical=table.critical,
+        classification=table.classification,
+        **settings,
+    )
+
+
+def _secret(name: str | None, plain: SecretStr | None, environ: Mapping[str, str]) -> SecretStr | None:
+    return SecretStr(environ[name]) if name else plain
+
+
+def _folder(folder: Path | None, base: Path) -> Path | None:
+    return base / folder.expanduser() if folder else None

@@ -1,0 +1,92 @@
+"""The closed sets of words a configuration may use. Each is a `str`, so comparing with plain text works."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ObjectFormat(StrEnum):
+    """How the rows of a batch are encoded."""
+
+    JSONL_GZ = "jsonl.gz"
+    PARQUET = "parquet"
+
+
+class WindowSize(StrEnum):
+    """Length of one partition of the timestamp column."""
+
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class VacuumStrategy(StrEnum):
+    """What is done to give the disk back after a run."""
+
+    NONE = "none"
+    ANALYZE = "analyze"
+    STANDARD = "standard"
+    FULL = "full"
+
+
+class LockType(StrEnum):
+    """What keeps two runs off the same table."""
+
+    POSTGRESQL = "postgresql"
+    REDIS = "redis"
+    FILE = "file"
+
+
+class StorageClass(StrEnum):
+    """Storage class of data objects."""
+
+    STANDARD = "STANDARD"
+    STANDARD_IA = "STANDARD_IA"
+    INTELLIGENT_TIERING = "INTELLIGENT_TIERING"
+    GLACIER_IR = "GLACIER_IR"
+    GLACIER = "GLACIER"
+    DEEP_ARCHIVE = "DEEP_ARCHIVE"
+
+
+class Encryption(StrEnum):
+    """Server-side encryption asked of the store. `none` sends no header: the bucket's own default applies."""
+
+    NONE = "none"
+    SSE_S3 = "SSE-S3"
+    SSE_KMS = "SSE-KMS"
+
+
+class AddressingStyle(StrEnum):
+    """Where the bucket goes in a request: host name (virtual), path, or as the driver decides (auto)."""
+
+    AUTO = "auto"
+    PATH = "path"
+    VIRTUAL = "virtual"
+
+
+class SslMode(StrEnum):
+    """libpq's sslmode."""
+
+    DISABLE = "disable"
+    ALLOW = "allow"
+    PREFER = "prefer"
+    REQUIRE = "require"
+    VERIFY_CA = "verify-ca"
+    VERIFY_FULL = "verify-full"
+
+
+class HoldSource(StrEnum):
+    """Where legal holds are read from."""
+
+    DATABASE = "database"
+    API = "api"
+    CONFIG = "config"
+
+
+class WatermarkStorage(StrEnum):
+    """Where the restore watermark is kept."""
+
+    S3 = "s3"
+    DATABASE = "database"
+    BOTH = "both"

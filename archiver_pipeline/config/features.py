@@ -1,0 +1,58 @@
+"""What a file may ask for and this version does not do.
+
+A feature whose absence could cost rows or break a promise is refused before a run. One whose absence only
+leaves people less informed is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from archiver_pipeline.config.enums import LockType
+from archiver_pipeline.config.models import ArchiverConfig, InheritedSettings
+from archiver_pipeline.errors import ConfigProblem
+
+
+def unbuilt_features(config: ArchiverConfig) -> tuple[ConfigProblem, ...]:
+    """Features that load but that this version refuses to run with, in the file's order; empty = may run."""
+    return (*_locks(config), *_holds(config))
+
+
+def unbuilt_warnings(config: ArchiverConfig) -> tuple[str, ...]:
+    """Features that are written but have no effect yet, and without which a run is still safe."""
+    monitoring = config.monitoring
+    asked = {
+        "s3.local_fallback_dir": (config.s3.local_fallback_dir, "failed uploads are not kept locally"),
+        "notifications.enabled": (config.notifications.enabled, "notifications are not sent"),
+        "monitoring.metrics_enabled": (monitoring.metrics_enabled, "metrics are not served"),
+        "monitoring.health_check_enabled": (monitoring.health_check_enabled, "health is not served"),
+    }
+    return tuple(f"{path}: not built yet: {effect}" for path, (wanted, effect) in asked.items() if wanted)
+
+
+def _levels(config: ArchiverConfig) -> Iterator[tuple[str, InheritedSettings]]:
+    yield "defaults", config.defaults
+    for i, database in enumerate(config.databases):
+        yield f"databases[{i}]", database
+        for j, table in enumerate(database.tables):
+            yield f"databases[{i}].tables[{j}]", table
+
+
+def _locks(config: ArchiverConfig) -> Iterator[ConfigProblem]:
+    for path, level in _levels(config):
+        if level.lock_type not in (None, LockType.POSTGRESQL):
+            yield _unbuilt(f"{path}.lock_type", f"{level.lock_type} locks", "use lock_type: postgresql")
+
+
+def _holds(config: ArchiverConfig) -> Iterator[ConfigProblem]:
+    hint = "rows under hold must not be archived: take the table out of the file"
+    for i, database in enumerate(config.databases):
+        for j, table in enumerate(database.tables):
+            if table.legal_hold:
+                yield _unbuilt(f"databases[{i}].tables[{j}].legal_hold", "legal holds", hint)
+    if config.legal_holds.enabled:
+        yield _unbuilt("legal_holds.enabled", "legal holds", "without them nothing may be deleted")
+
+
+def _unbuilt(path: str, feature: str, hint: str) -> ConfigProblem:
+    return ConfigProblem(path, f"not built yet: {feature}", hint)

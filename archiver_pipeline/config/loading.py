@@ -1,0 +1,189 @@
+"""Finds, reads and checks the configuration file, and answers which tables a user means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from archiver_pipeline.config.crosscheck import cross_problems
+from archiver_pipeline.config.document import MAX_DOCUMENT_BYTES, Document, read_document
+from archiver_pipeline.config.effective import (
+    DatabaseSettings,
+    StoreSettings,
+    TableSettings,
+    database_settings,
+    store_settings,
+)
+from archiver_pipeline.config.enums import Encryption
+from archiver_pipeline.config.features import unbuilt_warnings
+from archiver_pipeline.config.models import ArchiverConfig
+from archiver_pipeline.config.problems import did_you_mean, validation_problems
+from archiver_pipeline.errors import ConfigError, ConfigProblem
+
+CONFIG_VARIABLE = "ARCHIVER_CONFIG"
+DEFAULT_NAME = "archiver.yaml"
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A file that passed every check. `tables` is in the file's order; `warnings` are for people to read."""
+
+    path: Path
+    config: ArchiverConfig
+    warnings: tuple[str, ...]
+    databases: tuple[DatabaseSettings, ...]
+    store: StoreSettings
+
+    @property
+    def tables(self) -> tuple[TableSettings, ...]:
+        """The tables of all databases."""
+        return tuple(table for database in self.databases for table in database.tables)
+
+    def database(self, database_id: str) -> DatabaseSettings:
+        """The database with this id. Raises ConfigError, naming the nearest, when there is none."""
+        for database in self.databases:
+            if database.id == database_id:
+                return database
+        raise _unknown("database", database_id, [database.id for database in self.databases])
+
+    def select_tables(self, database: str | None, table: str | None) -> tuple[TableSettings, ...]:
+        """The tables of one database or of all, with one name (`table` or `schema.table`) or all. A name may
+        match several. Never empty: raises ConfigError, naming the nearest, when nothing matches."""
+        candidates = self.database(database).tables if database is not None else self.tables
+        if table is None:
+            return candidates
+        selected = tuple(one for one in candidates if table in (one.table, one.qualified_name))
+        if not selected:
+            raise _unknown("table", table, _spellings(candidates, qualified="." in table))
+        return selected
+
+
+def load_config(path: Path | None, *, environ: Mapping[str, str], cwd: Path) -> LoadedConfig:
+    """Loads `path`, else the file named by ARCHIVER_CONFIG, else `cwd`/archiver.yaml.
+
+    Relative paths start at `cwd`, relative folders inside the file at the file. Raises ConfigError with all
+    problems at once; no message repeats a value from the file or the environment that may be secret."""
+    found = _locate(path, environ, cwd)
+    try:
+        return _loaded(found, environ)
+    except ConfigError as error:
+        raise _about_file(found, error) from None
+
+
+def _locate(path: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+    if path is None and environ.get(CONFIG_VARIABLE):
+        path = Path(environ[CONFIG_VARIABLE])
+    return cwd / (path.expanduser() if path is not None else DEFAULT_NAME)
+
+
+def _loaded(path: Path, environ: Mapping[str, str]) -> LoadedConfig:
+    document = read_document(_content(path), environ)
+    config = _checked(document, environ)
+    return LoadedConfig(
+        path=path,
+        config=config,
+        warnings=(
+            *_plain_secrets(config),
+            *_policy_doubts(config),
+            *_nested_paths(config),
+            *unbuilt_warnings(config),
+        ),
+        databases=database_settings(config, environ, path.parent),
+        store=store_settings(config.s3, environ, path.parent),
+    )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_DOCUMENT_BYTES + 1)
+    except FileNotFoundError:
+        hint = "copy archiver.example.yaml, or run `make demo` to see it work first"
+        raise ConfigError("there is no such configuration file", hint=hint) from None
+    except OSError as error:
+        raise ConfigError(f"can't be read: {error.strerror}") from None
+
+
+def _checked(document: Document, environ: Mapping[str, str]) -> ArchiverConfig:
+    problems = list(document.problems)
+    config: ArchiverConfig | None = None
+    try:
+        config = ArchiverConfig.model_validate(document.data)
+    except ValidationError as error:
+        problems = _joined(problems, validation_problems(error, document))
+    problems = _joined(problems, cross_problems(document, environ))
+    if config is None or problems:
+        raise ConfigError(_count(problems), problems=sorted(problems, key=_file_order))
+    return config
+
+
+def _joined(known: list[ConfigProblem], more: Iterator[ConfigProblem]) -> list[ConfigProblem]:
+    """A place that already has a problem gets no second one: it would only be a consequence of the first."""
+    paths = {problem.path for problem in known}
+    return known + [problem for problem in more if problem.path not in paths]
+
+
+def _count(problems: list[ConfigProblem]) -> str:
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+
+
+def _file_order(problem: ConfigProblem) -> int:
+    return problem.line or 0
+
+
+def _about_file(path: Path, error: ConfigError) -> ConfigError:
+    return ConfigError(f"{path}: {error.message}", hint=error.hint, problems=error.problems)
+
+
+def _plain_secrets(config: ArchiverConfig) -> Iterator[str]:
+    for index, database in enumerate(config.databases):
+        place = f"databases[{index}]"
+        if database.password:
+            yield _plain_secret(f"{place}.password", database.password_env)
+        if database.read_replica and database.read_replica.password:
+            yield _plain_secret(f"{place}.read_replica.password", database.read_replica.password_env)
+    if config.s3.secret_access_key:
+        yield _plain_secret("s3.secret_access_key", config.s3.secret_access_key_env)
+
+
+def _plain_secret(path: str, variable: str | None) -> str:
+    key = path.rpartition(".")[2]
+    if variable:
+        return f"{path}: ignored, because {key}_env is written too"
+    return f"{path}: a secret in the file; {key}_env keeps it out"
+
+
+def _policy_doubts(config: ArchiverConfig) -> Iterator[str]:
+    known = config.compliance.data_classifications
+    for i, database in enumerate(config.databases):
+        for j, table in enumerate(database.tables):
+            place = f"databases[{i}].tables[{j}]"
+            if known and table.classification and table.classification not in known:
+                near = did_you_mean(table.classification, known)
+                text = f"{place}.classification: not among compliance.data_classifications"
+                yield f"{text} — {near}" if near else text
+            if table.critical and config.s3.encryption == Encryption.NONE:
+                yield f"{place}.critical: a critical table, but s3.encryption is none"
+
+
+def _nested_paths(config: ArchiverConfig) -> Iterator[str]:
+    """Keys can't collide, but `{database}/x/` is both the table public.x and the folder of schema x: a person
+    who copies that folder by hand gets both."""
+    for i, database in enumerate(config.databases):
+        public = {table.name for table in database.tables if table.schema_name == "public"}
+        for j, table in enumerate(database.tables):
+            if table.schema_name in public - {"public"}:
+                text = f"objects of this schema lie in the folder of the table public.{table.schema_name}"
+                yield f"databases[{i}].tables[{j}].schema: {text}"
+
+
+def _spellings(tables: tuple[TableSettings, ...], *, qualified: bool) -> list[str]:
+    return [table.qualified_name if qualified else table.table for table in tables]
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> ConfigError:
+    hint = did_you_mean(name, known) or f"configured: {', '.join(sorted(set(known))[:20])}"
+    return ConfigError(f"no {kind} {name!r} is configured", hint=hint)

@@ -1,0 +1,403 @@
+"""The configuration file as pydantic models, key by key, in the places and spellings users write.
+
+Unknown keys are errors, models are frozen, and a key written without a value (`workers:`) counts as not
+written. The models check single values; what concerns several keys at once is in `crosscheck`.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from archiver_pipeline.config.document import plain_scalar
+from archiver_pipeline.config.enums import (
+    AddressingStyle,
+    Encryption,
+    HoldSource,
+    LockType,
+    ObjectFormat,
+    SslMode,
+    StorageClass,
+    VacuumStrategy,
+    WatermarkStorage,
+    WindowSize,
+)
+from archiver_pipeline.config.scalars import (
+    Bucket,
+    ByteSize,
+    CalendarDay,
+    ColumnName,
+    ColumnNames,
+    Days,
+    EncryptionName,
+    EndpointUrl,
+    EnvironmentName,
+    Float,
+    HourOfDay,
+    Identifier,
+    Int,
+    Port,
+    Prefix,
+    Text,
+    TextList,
+    Version,
+)
+from archiver_pipeline.config.substitution import Substituted
+
+
+class Section(BaseModel):
+    """Base of every mapping in the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, data: Any) -> Any:
+        """Drops known keys without a value, and reads `${PORT}` as a number where the key is not text."""
+        if not isinstance(data, dict):
+            return data
+        keys = {field.alias or name: field.annotation for name, field in cls.model_fields.items()}
+        return {
+            key: _typed(value, keys.get(key)) for key, value in data.items() if value is not None or key not in keys
+        }
+
+
+def _typed(value: Any, annotation: Any) -> Any:
+    return plain_scalar(value) if isinstance(value, Substituted) and not takes_text(annotation) else value
+
+
+def takes_text(annotation: Any) -> bool:
+    """Whether a value of this type is written as text, so that `${VAR}` must stay text even if it looks like
+    a number."""
+    if isinstance(annotation, type) and issubclass(annotation, str | SecretStr | Path):
+        return True
+    return any(takes_text(argument) for argument in get_args(annotation))
+
+
+class InheritedSettings(Section):
+    """Keys valid under `defaults`, under a database and under a table: the innermost one written wins."""
+
+    retention_days: Days | None = Field(None, description="Rows older than this many days are eligible.")
+    batch_size: Annotated[Int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Rows per batch. Default 10000."
+    )
+    sleep_between_batches: Annotated[Float, Field(ge=0, le=3600)] | None = Field(
+        None, description="Seconds of rest after each batch. Default 2."
+    )
+    connection_pool_size: Annotated[Int, Field(ge=1, le=1000)] | None = Field(
+        None, description="Most connections to one database at once. Default 10."
+    )
+    compression_level: Annotated[Int, Field(ge=1, le=22)] | None = Field(
+        None, description="1 to 9 for jsonl.gz, 1 to 22 for parquet. Default: the format's fast one."
+    )
+    format: ObjectFormat | None = Field(None, description="Encoding of data objects. Default jsonl.gz.")
+    window: WindowSize | None = Field(None, description="Length of one partition. Default day.")
+    first_window: CalendarDay | None = Field(
+        None, description="Start of the first partition, which is open to the past. Default 2020-01-01."
+    )
+    workers: Annotated[Int, Field(ge=1, le=256)] | None = Field(
+        None, description="Batches in parallel within one run. Default: the number of CPUs."
+    )
+    max_staged_bytes: Annotated[ByteSize, Field(ge=1024**2)] | None = Field(
+        None, description="Most bytes one run keeps on local disk, like 512MB or 2GiB. Default 2GiB."
+    )
+    staging_dir: Path | None = Field(None, description="Folder for staged files. Default: chosen by the run.")
+    verify_sample_rows: Annotated[Int, Field(ge=0, le=1_000_000)] | None = Field(
+        None, description="Rows per batch compared with the live table, column by column. Default 20."
+    )
+    vacuum_strategy: VacuumStrategy | None = Field(None, description="How disk is given back. Default standard.")
+    lock_type: LockType | None = Field(None, description="What keeps two runs off one table. Default postgresql.")
+    lock_timeout_ms: Annotated[Int, Field(ge=1, le=60_000)] | None = Field(
+        None, description="Longest wait behind an application's lock, in milliseconds. Default 100."
+    )
+    statement_timeout_seconds: Annotated[Int, Field(ge=0, le=86_400)] | None = Field(
+        None, description="Longest statement in seconds, 0 for none. Default 0."
+    )
+    fail_on_schema_drift: bool | None = Field(
+        None, description="Stop when the table's columns changed since the last archive. Default true."
+    )
+
+
+INHERITED = tuple(InheritedSettings.model_fields)
+
+BUILT_IN_DEFAULTS = MappingProxyType(
+    {
+        "retention_days": None,
+        "batch_size": 10_000,
+        "sleep_between_batches": 2.0,
+        "connection_pool_size": 10,
+        "compression_level": None,
+        "format": ObjectFormat.JSONL_GZ,
+        "window": WindowSize.DAY,
+        "first_window": date(2020, 1, 1),
+        "workers": None,
+        "max_staged_bytes": 2 * 1024**3,
+        "staging_dir": None,
+        "verify_sample_rows": 20,
+        "vacuum_strategy": VacuumStrategy.STANDARD,
+        "lock_type": LockType.POSTGRESQL,
+        "lock_timeout_ms": 100,
+        "statement_timeout_seconds": 0,
+        "fail_on_schema_drift": True,
+    }
+)
+
+
+class Defaults(InheritedSettings):
+    """Settings of every table that does not say otherwise."""
+
+    parallel_databases: bool = Field(False, description="Work on several databases at once.")
+    max_parallel_databases: Annotated[Int, Field(ge=1, le=100)] = Field(
+        3, description="How many databases at once, when parallel_databases is true."
+    )
+
+
+class Table(InheritedSettings):
+    """One table whose old rows are archived."""
+
+    name: Identifier = Field(description="Table name, as PostgreSQL knows it.")
+    schema_name: Identifier = Field("public", alias="schema", description="Schema of the table.")
+    timestamp_column: ColumnName = Field(description="Column that says how old a row is.")
+    primary_key: ColumnNames | None = Field(
+        None, description="One column or a list. Default: the table's own primary key."
+    )
+    critical: bool = Field(False, description="Falls under compliance.enforce_encryption.")
+    classification: Text | None = Field(None, description="Name from compliance.data_classifications.")
+    legal_hold: bool = Field(False, description="The whole table is under legal hold.")
+    legal_hold_reason: Text | None = Field(None, description="Why the table is under legal hold.")
+    description: Text | None = Field(None, description="A note for people; has no effect.")
+
+
+class Replica(Section):
+    """A physical replica to read from. Keys that are not written are those of the primary."""
+
+    host: Text = Field(description="Host name, address, or folder of the socket.")
+    port: Port | None = Field(None, description="Port. Default: the primary's.")
+    user: Text | None = Field(None, description="User. Default: the primary's.")
+    password_env: EnvironmentName | None = Field(
+        None, description="Environment variable with the password. Default: the primary's password."
+    )
+    password: SecretStr | None = Field(None, description="Plain password; prefer password_env.")
+    sslmode: SslMode | None = Field(None, description="libpq's sslmode. Default: the primary's.")
+    application_name: Text | None = Field(None, description="Name in pg_stat_activity.")
+
+
+def _replica_address(value: Any) -> Any:
+    """`host`, `host:port` or `[address]:port` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    bracketed, _, tail = value.removeprefix("[").partition("]") if value.startswith("[") else ("", "", "")
+    if bracketed:
+        return {"host": bracketed} | ({"port": tail.removeprefix(":")} if tail else {})
+    host, colon, port = value.partition(":")
+    if not colon or ":" in port:
+        return {"host": value}
+    return {"host": host, "port": port}
+
+
+class Database(InheritedSettings):
+    """One PostgreSQL database and its tables."""
+
+    name: Text = Field(description="Name of the database in PostgreSQL, and its id unless `id` is written.")
+    id: Text | None = Field(None, description="Unique name in object keys, for databases of one name on two hosts.")
+    host: Text = Field(description="Host name, address, or folder of the socket.")
+    port: Port = Field(5432, description="Port.")
+    user: Text = Field(description="User that connects.")
+    password_env: EnvironmentName | None = Field(
+        None, description="Environment variable with the password (preferred)."
+    )
+    password: SecretStr | None = Field(None, description="Plain password; warns. Prefer password_env.")
+    sslmode: SslMode | None = Field(None, description="libpq's sslmode. Default: libpq's own.")
+    application_name: Text = Field("archiver_pipeline", description="Name in pg_stat_activity.")
+    read_replica: Annotated[Replica, BeforeValidator(_replica_address, json_schema_input_type=str | Replica)] | None = (
+        Field(None, description="Replica to read from: host, host:port, or a mapping.")
+    )
+    tables: Annotated[tuple[Table, ...], Field(min_length=1)] = Field(description="Tables to archive.")
+
+    @property
+    def key_id(self) -> str:
+        """The id in object keys and on the command line."""
+        return self.id or self.name
+
+
+class S3(Section):
+    """The object store."""
+
+    bucket: Bucket = Field(description="Bucket name.")
+    endpoint: EndpointUrl | None = Field(None, description="URL of an S3-compatible server. Default: AWS.")
+    prefix: Prefix = Field("archives", description='First part of every key; "" is the root of the bucket.')
+    region: Text = Field("us-east-1", description="Region name.")
+    storage_class: StorageClass = Field(StorageClass.STANDARD_IA, description="Class of data objects.")
+    encryption: EncryptionName = Field(
+        Encryption.NONE, description="none, SSE-S3 or SSE-KMS. none leaves it to the bucket."
+    )
+    kms_key_id: Text | None = Field(None, description="Key for SSE-KMS.")
+    local_fallback_dir: Path | None = Field(None, description="Folder for batches that could not be uploaded.")
+    multipart_threshold_mb: Annotated[Int, Field(ge=5, le=5120)] = Field(
+        64, description="Objects of more MiB are uploaded in parts."
+    )
+    access_key_id: Text | None = Field(None, description="Access key. Default: the AWS credential chain.")
+    access_key_id_env: EnvironmentName | None = Field(None, description="Environment variable with the access key.")
+    secret_access_key: SecretStr | None = Field(None, description="Secret key; warns. Prefer the env variant.")
+    secret_access_key_env: EnvironmentName | None = Field(None, description="Environment variable with the secret key.")
+    addressing_style: AddressingStyle = Field(
+        AddressingStyle.AUTO, description="auto, path or virtual. auto means path when endpoint is written."
+    )
+
+
+class ConfiguredHold(Section):
+    """One legal hold written in the file."""
+
+    table: Identifier = Field(description="Table under hold.")
+    schema_name: Identifier = Field("public", alias="schema", description="Its schema.")
+    database: Text | None = Field(None, description="Its database id. Default: every database.")
+    where: Text | None = Field(None, description="SQL predicate of the rows. Default: the whole table.")
+    reason: Text | None = Field(None, description="Why.")
+    expires_on: CalendarDay | None = Field(None, description="Day on which the hold ends. Default: never.")
+
+
+class LegalHolds(Section):
+    """Where legal holds come from."""
+
+    enabled: bool = Field(False, description="Consult legal holds before and during every delete.")
+    source: HoldSource = Field(HoldSource.DATABASE, description="database, api or config.")
+    table: Text = Field("legal_holds", description="Table that lists holds, for source database.")
+    schema_name: Identifier = Field("public", alias="schema", description="Schema of that table.")
+    database: Text | None = Field(None, description="Database id that has it. Default: the archived one.")
+    check_expiration: bool = Field(True, description="Ignore holds whose end has passed.")
+    api_endpoint: Text | None = Field(None, description="URL, for source api.")
+    api_token_env: EnvironmentName | None = Field(None, description="Environment variable with its token.")
+    api_timeout_seconds: Annotated[Float, Field(gt=0, le=300)] = Field(10.0, description="Longest wait in seconds.")
+    holds: tuple[ConfiguredHold, ...] = Field((), description="The holds, for source config.")
+
+
+class RetentionPolicy(Section):
+    """Bounds that every table's retention_days must respect."""
+
+    enabled: bool = Field(True, description="Refuse tables outside the bounds.")
+    min_retention_days: Days | None = Field(None, description="Least retention_days allowed.")
+    max_retention_days: Days | None = Field(None, description="Most retention_days allowed.")
+
+
+class DataClassification(Section):
+    """Rules of one classification; a bound written here replaces that of retention_policy."""
+
+    min_retention_days: Days | None = Field(None, description="Least retention_days allowed.")
+    max_retention_days: Days | None = Field(None, description="Most retention_days allowed.")
+    require_encryption: bool = Field(False, description="Refuse s3.encryption none.")
+    description: Text | None = Field(None, description="A note for people; has no effect.")
+
+
+def _named_rules(value: Any) -> Any:
+    """A list of bare names as classifications without rules; a name without a value likewise."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return {name: {} for name in value}
+    if isinstance(value, dict):
+        return {name: {} if rules is None else rules for name, rules in value.items()}
+    return value
+
+
+class Compliance(Section):
+    """Rules that a configuration must keep to be run."""
+
+    retention_policy: RetentionPolicy = Field(
+        RetentionPolicy.model_validate({}), description="Bounds of retention_days."
+    )
+    enforce_encryption: bool = Field(False, description="Refuse critical tables with s3.encryption none.")
+    data_classifications: Annotated[
+        dict[str, DataClassification],
+        BeforeValidator(_named_rules, json_schema_input_type=dict[str, DataClassification] | list[str]),
+    ] = Field({}, description="Rules by classification name.")
+
+
+class RestoreWatermark(Section):
+    """What was restored is remembered, so that a second restore takes only new archives."""
+
+    enabled: bool = Field(True, description="Keep and use a watermark.")
+    storage_type: WatermarkStorage = Field(WatermarkStorage.S3, description="s3, database or both.")
+    table: Identifier = Field("restore_watermarks", description="Its table, for database and both.")
+
+
+class Monitoring(Section):
+    """Ports and progress for people who watch."""
+
+    metrics_enabled: bool = Field(False, description="Serve Prometheus metrics.")
+    metrics_port: Port = Field(8000, description="Port of /metrics.")
+    health_check_enabled: bool = Field(False, description="Serve the health endpoint.")
+    health_check_port: Port = Field(8001, description="Port of /health.")
+    progress_enabled: bool = Field(True, description="Log progress with rate and ETA.")
+    progress_update_interval: Annotated[Float, Field(gt=0, le=3600)] = Field(
+        5.0, description="Seconds between progress lines."
+    )
+
+
+class Slack(Section):
+    """Messages to Slack, by webhook or by bot token."""
+
+    enabled: bool = Field(True, description="Send to Slack.")
+    webhook_url: SecretStr | None = Field(None, description="Incoming webhook; prefer webhook_url_env.")
+    webhook_url_env: EnvironmentName | None = Field(None, description="Environment variable with it.")
+    token_env: EnvironmentName | None = Field(None, description="Environment variable with a bot token.")
+    channel: Text | None = Field(None, description="Channel, like '#archives'.")
+    username: Text | None = Field(None, description="Name shown as the sender.")
+
+
+class Teams(Section):
+    """Messages to Microsoft Teams."""
+
+    enabled: bool = Field(True, description="Send to Teams.")
+    webhook_url: SecretStr | None = Field(None, description="Incoming webhook; prefer webhook_url_env.")
+    webhook_url_env: EnvironmentName | None = Field(None, description="Environment variable with it.")
+
+
+class Email(Section):
+    """Messages by SMTP."""
+
+    enabled: bool = Field(True, description="Send email.")
+    smtp_host: Text | None = Field(None, description="SMTP server.")
+    smtp_port: Port = Field(587, description="Its port.")
+    use_tls: bool = Field(True, description="Encrypt with STARTTLS.")
+    username: Text | None = Field(None, description="SMTP user.")
+    password_env: EnvironmentName | None = Field(None, description="Environment variable with its password.")
+    password: SecretStr | None = Field(None, description="Plain password; prefer password_env.")
+    sender: Text | None = Field(None, alias="from", description="Sender address.")
+    to: TextList = Field((), description="One address or a list.")
+
+
+class Notifications(Section):
+    """Who is told what, and when."""
+
+    enabled: bool = Field(False, description="Send notifications.")
+    slack: Slack | None = Field(None, description="Slack.")
+    teams: Teams | None = Field(None, description="Microsoft Teams.")
+    email: Email | None = Field(None, description="Email.")
+    send_on_success: bool = Field(True, description="Tell of success.")
+    send_on_failure: bool = Field(True, description="Tell of failure.")
+    send_on_start: bool = Field(False, description="Tell of the start.")
+    send_on_threshold: bool = Field(False, description="Tell when more rows are eligible than threshold_rows.")
+    threshold_rows: Annotated[Int, Field(ge=1)] | None = Field(None, description="For send_on_threshold.")
+    digest_mode: bool = Field(False, description="One summary a day instead of a message per run.")
+    digest_hour: HourOfDay = Field(9, description="Hour of the digest, UTC.")
+    rate_limit_hours: Annotated[Float, Field(ge=0, le=8760)] = Field(
+        0.0, description="Hours before a message of the same kind is repeated."
+    )
+    quiet_hours_start: HourOfDay | None = Field(None, description="First quiet hour, UTC, 0 to 23.")
+    quiet_hours_end: HourOfDay | None = Field(None, description="First hour after them, 0 to 23.")
+
+
+class ArchiverConfig(Section):
+    """The whole file."""
+
+    version: Version = Field("1", description='Version of this file format: "1".')
+    s3: S3 = Field(description="The object store.")
+    defaults: Defaults = Field(Defaults.model_validate({}), description="Settings of every table.")
+    databases: Annotated[tuple[Database, ...], Field(min_length=1)] = Field(description="What to archive.")
+    legal_holds: LegalHolds = Field(LegalHolds.model_validate({}), description="Legal holds.")
+    compliance: Compliance = Field(Compliance.model_validate({}), description="Rules.")
+    restore_watermark: RestoreWatermark = Field(RestoreWatermark.model_validate({}), description="Memory of restores.")
+    monitoring: Monitoring = Field(Monitoring.model_validate({}), description="Metrics, health, progress.")
+    notifications: Notifications = Field(Notifications.model_validate({}), description="Messages.")

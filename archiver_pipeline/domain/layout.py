@@ -1,0 +1,128 @@
+"""Where everything lies in the store: the one place that makes keys and the one that parses them."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import quote
+
+from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.domain.windows import Window
+
+DEFAULT_SCHEMA = "public"
+MANIFEST_SUFFIX = ".manifest.json"
+RECEIPT_SUFFIX = ".receipt.json"
+SUPERSEDED_SUFFIX = ".superseded.json"
+
+
+class DataFormat(StrEnum):
+    """Formats of data objects; the value is the file name's ending."""
+
+    jsonl_gz = "jsonl.gz"
+    parquet = "parquet"
+
+
+class BatchState(StrEnum):
+    """What the objects beside each other say of a batch."""
+
+    receipted = "receipted"
+    pending = "pending"
+    superseded = "superseded"
+    orphaned = "orphaned"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """One batch as a listing shows it. `stem` is the common part of the keys of its objects."""
+
+    stem: str
+    window_key: str
+    batch_id: str
+    data_key: str | None
+    object_bytes: int
+    has_manifest: bool
+    has_receipt: bool
+    has_superseded: bool
+
+    @property
+    def state(self) -> BatchState:
+        """A receipt outranks everything: it says that rows are gone, so the object is their only copy."""
+        if self.has_receipt:
+            return BatchState.receipted
+        if self.has_superseded:
+            return BatchState.superseded
+        if self.has_manifest:
+            return BatchState.pending
+        return BatchState.orphaned
+
+
+def table_prefix(prefix: str, name: TableName) -> str:
+    """The key prefix of a table, with a trailing slash; schema is part of it when it is not `public`."""
+    parts = [prefix] if prefix else []
+    parts.append(key_part(name.database))
+    if name.schema != DEFAULT_SCHEMA:
+        parts.append(key_part(name.schema))
+    parts.append(key_part(name.table))
+    return "/".join(parts) + "/"
+
+
+def listing_prefix(prefix: str, name: TableName) -> str:
+    """What to list to find a table's batches and no other table's: names are escaped, so none begins with `year=`."""
+    return table_prefix(prefix, name) + "year="
+
+
+def batch_stem(prefix: str, name: TableName, window: Window, batch_id: str) -> str:
+    """The key of a batch's objects without their endings."""
+    day = window.start.strftime("year=%Y/month=%m/day=%d")
+    return f"{table_prefix(prefix, name)}{day}/{key_part(name.table)}_{window.key}_{batch_id}"
+
+
+def data_key(stem: str, data_format: DataFormat) -> str:
+    return f"{stem}.{data_format.value}"
+
+
+def stem_of(key: str) -> str:
+    """The stem of a data object's key. Raises ValueError for any other key."""
+    for data_format in DataFormat:
+        if key.endswith(f".{data_format.value}"):
+            return key.removesuffix(f".{data_format.value}")
+    raise ValueError(f"{key!r} is not the key of a data object")
+
+
+def key_part(name: str) -> str:
+    """A name as one path segment: anything but letters, digits, `-`, `_`, `.` and `~` is percent-encoded."""
+    escaped = quote(name, safe="")
+    return escaped.replace(".", "%2E") if set(name) == {"."} else escaped
+
+
+_FILE = re.compile(
+    r"^(?P<stem>.+_(?P<window>\d{4}-\d{2}-\d{2}(?:T\d{2})?)_(?P<batch>[0-9a-f]{16,64}))"
+    r"\.(?P<kind>jsonl\.gz|parquet|manifest\.json|receipt\.json|superseded\.json)$"
+)
+
+
+def group_batches(objects: Iterable[tuple[str, int]]) -> list[StoredBatch]:
+    """Batches out of a listing of (key, size in bytes), in key order; keys of other kinds are passed over."""
+    found: dict[str, dict[str, tuple[str, int]]] = {}
+    names: dict[str, tuple[str, str]] = {}
+    for key, size_bytes in objects:
+        match = _FILE.match(key)
+        if match is None:
+            continue
+        found.setdefault(match["stem"], {})[match["kind"]] = (key, size_bytes)
+        names[match["stem"]] = (match["window"], match["batch"])
+    return [_stored_batch(stem, *names[stem], found[stem]) for stem in sorted(found)]
+
+
+def _stored_batch(stem: str, window: str, batch_id: str, kinds: dict[str, tuple[str, int]]) -> StoredBatch:
+    data = kinds.get(DataFormat.jsonl_gz.value) or kinds.get(DataFormat.parquet.value)
+    return StoredBatch(
+        stem=stem,
+        window_key=window,
+        batch_id=batch_id,
+        data_key=data[0] if data else None,
+        object_bytes=data[1] if data else 0,
+        has_manifest="manifest.json" in kinds,
+        has_receipt="receipt.json" in kinds,
+        has_superseded="superseded.json" in kinds,
+    )

@@ -1,0 +1,92 @@
+"""The three documents that stand beside a data object: manifest (intent), receipt (proof), superseded (void)."""
+
+from dataclasses import dataclass
+
+from archiver_pipeline.domain.batch import Outcome
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestColumn:
+    """One column as it was archived: its PostgreSQL type and how its value is written."""
+
+    name: str
+    type: str
+    not_null: bool
+    rendering: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Intent to delete, written before any delete.
+
+    `keys` holds one list per key column, all in the data object's row order. `xmin_runs` is the run-length form of
+    the rows' xmin in the same order: [xmin, rows]. (key, xmin) names one committed row version.
+    `window_start` is inclusive, `window_end` and `cutoff` are exclusive; all times are UTC, ISO 8601.
+    """
+
+    format_version: int
+    batch_id: str
+    attempt_id: str
+    run_id: str
+    software: str
+    database: str
+    schema: str
+    table: str
+    system_identifier: str
+    timestamp_column: str
+    primary_key: list[str]
+    window: str
+    window_start: str
+    window_end: str
+    window_open_start: bool
+    cutoff: str
+    extracted_at: str
+    first_row_time: str
+    last_row_time: str
+    format: str
+    data_key: str
+    rows: int
+    rows_bytes: int
+    rows_sha256: str
+    object_bytes: int
+    object_sha256: str
+    storage_class: str
+    columns: list[ManifestColumn]
+    keys: list[list[int | str]]
+    xmin_runs: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof that none of the batch's row versions is in the table, written after the delete committed."""
+
+    format_version: int
+    batch_id: str
+    data_key: str
+    manifest_sha256: str
+    object_sha256: str
+    rows: int
+    rows_bytes: int
+    object_bytes: int
+    first_row_time: str
+    last_row_time: str
+    outcome: Outcome
+    settled_by: str
+    run_id: str
+    settled_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Mark that a batch will never be deleted from the table: its data object proves nothing and holds no last copy."""
+
+    format_version: int
+    batch_id: str
+    data_key: str
+    manifest_sha256: str
+    reason: str
+    settled_by: str
+    run_id: str
+    settled_at: str

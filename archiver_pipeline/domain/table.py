@@ -1,0 +1,77 @@
+"""What is known of a source table: its name, columns, key and how each column becomes text."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Rendering(StrEnum):
+    """How a column's value stands in a row's JSON object.
+
+    Whatever the rendering, `object ->> column` is text that the column's own input function takes back.
+    """
+
+    native = "native"
+    """As `row_to_json` writes it: JSON numbers, booleans and strings."""
+    jsonb = "jsonb"
+    """Nested JSON; a top-level `null` or string is written as a JSON string that holds its JSON text."""
+    text = "text"
+    """The type's output function, as a JSON string."""
+
+
+class TimestampType(StrEnum):
+    """The types a timestamp column may have. A naive timestamp and a date are read as UTC."""
+
+    date = "date"
+    timestamp = "timestamp without time zone"
+    timestamptz = "timestamp with time zone"
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """A table's full name. `database` is the id used in the store's keys."""
+
+    database: str
+    schema: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.database}.{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column, in table order. `type` is PostgreSQL's `format_type`, qualified outside pg_catalog."""
+
+    name: str
+    type: str
+    not_null: bool
+    rendering: Rendering
+    output_function: str
+    is_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyColumn:
+    """One column of the unique key; `is_integer` tells whether it travels as a JSON integer."""
+
+    name: str
+    type: str
+    is_integer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """The table as it was when the plan was made.
+
+    `fingerprint` changes with every column added, dropped, renamed or retyped, dropped columns included, so that
+    equal fingerprints at plan and inside the delete transaction mean that no column came or went between.
+    """
+
+    name: TableName
+    columns: tuple[Column, ...]
+    key: tuple[KeyColumn, ...]
+    timestamp_column: str
+    timestamp_type: TimestampType
+    fingerprint: str
+    system_identifier: str
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,97 @@
+"""Looking, without changing anything: windows with eligible rows, and the archives of a table."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from archiver_pipeline.domain.layout import (
+    RECEIPT_SUFFIX,
+    BatchState,
+    StoredBatch,
+    group_batches,
+    listing_prefix,
+)
+from archiver_pipeline.domain.manifest import Receipt
+from archiver_pipeline.domain.table import TableName, TableShape
+from archiver_pipeline.domain.windows import (
+    Window,
+    WindowUnit,
+    floor_to_unit,
+    start_of_day,
+    window_containing,
+)
+from archiver_pipeline.engine.plan import cutoff_of
+from archiver_pipeline.engine.reconcile import read_receipt
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.postgres.catalog import inspect_table
+from archiver_pipeline.postgres.eligible import oldest_eligible
+
+
+@dataclass(frozen=True, slots=True)
+class DateRange:
+    """Windows to take: those that begin at or after `start` and end at or before the end of day `end`; both may be open."""
+
+    start: date | None = None
+    end: date | None = None
+
+
+def eligible_windows(session: ArchiveSession, shape: TableShape, dates: DateRange) -> Iterator[Window]:
+    """Every window that lies wholly before the cutoff and holds a row, oldest first.
+
+    Costs one look at the timestamp's index per window that holds rows, none for empty ones.
+    """
+    unit, first = WindowUnit(session.settings.window), session.settings.first_window
+    end = _end_of_eligible(session, dates)
+    after = floor_to_unit(unit, start_of_day(dates.start)) if dates.start else None
+    while oldest := oldest_eligible(session.connection, shape, end, after=after):
+        window = window_containing(unit, oldest, first=first)
+        if window.end > end:
+            return
+        yield window
+        after = window.end
+
+
+def find_oldest_window(session: ArchiveSession) -> Window | None:
+    """The oldest window with something to archive; None says that the table was asked and has nothing eligible."""
+    shape = inspect_table(session.connection, session.settings)
+    return next(eligible_windows(session, shape, DateRange()), None)
+
+
+def _end_of_eligible(session: ArchiveSession, dates: DateRange) -> datetime:
+    """The last boundary at or before the cutoff: only whole windows are archived."""
+    cutoff = cutoff_of(session)
+    if dates.end is not None:
+        cutoff = min(cutoff, start_of_day(dates.end) + timedelta(days=1))
+    return floor_to_unit(WindowUnit(session.settings.window), cutoff)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedBatch:
+    """One batch as the store has it. The receipt is None unless the batch is receipted."""
+
+    stored: StoredBatch
+    receipt: Receipt | None
+
+
+def list_archives(session: ArchiveSession) -> list[ArchivedBatch]:
+    """Every batch of the table in key order, with receipts read in parallel.
+
+    Raises StoreError or ManifestError when anything cannot be read: a part is never shown as the whole.
+    """
+    stored = list_stored(session, session.name)
+    with ThreadPoolExecutor(session.workers * 2) as threads:
+        receipts = list(threads.map(lambda batch: _receipt(session, batch), stored))
+    return [ArchivedBatch(batch, receipt) for batch, receipt in zip(stored, receipts, strict=True)]
+
+
+def list_stored(session: ArchiveSession, name: TableName) -> list[StoredBatch]:
+    """Every batch of the table by the listing alone."""
+    prefix = listing_prefix(session.store_settings.prefix, name)
+    return group_batches(session.store.list_objects(prefix))
+
+
+def _receipt(session: ArchiveSession, batch: StoredBatch) -> Receipt | None:
+    if batch.state is not BatchState.receipted:
+        return None
+    return read_receipt(session, batch.stem + RECEIPT_SUFFIX)

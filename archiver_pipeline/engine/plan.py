@@ -1,0 +1,106 @@
+"""Plan: which rows of which windows one attempt will archive, cut into batches."""
+
+import math
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from archiver_pipeline.domain.batch import Plan, PlannedBatch, SettledBatch
+from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.domain.windows import Window
+from archiver_pipeline.engine.reconcile import reconcile_table
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.engine.steps import timed_step
+from archiver_pipeline.errors import PreflightError
+from archiver_pipeline.postgres.catalog import inspect_table, system_identifier
+from archiver_pipeline.postgres.connection import connect
+from archiver_pipeline.postgres.eligible import batch_bounds, measure_eligible, source_clock
+from archiver_pipeline.postgres.maintenance import table_bytes
+
+
+def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_rows: int | None = None) -> Plan:
+    """Lock the table, settle what a crash left behind, then plan the windows' eligible rows.
+
+    `limit_rows` is rounded up to whole batches. Raises LockHeldError, PreflightError or PermissionDeniedError.
+    Safe to repeat: every call is a new attempt.
+    """
+    with timed_step(session, "plan", len(windows), 0) as watch:
+        shape = inspect_table(session.connection, session.settings)
+        session.lock.require_held()
+        session.remove_other_staging(None)
+        _require_same_cluster(session, shape)
+        settled = reconcile_table(session, shape)
+        plan = _plan_windows(session, shape, windows, limit_rows, settled)
+    return replace(plan, seconds=watch.seconds)
+
+
+def cutoff_of(session: ArchiveSession) -> datetime:
+    """The exclusive cutoff: now by the primary's clock, less retention, in UTC."""
+    return source_clock(session.connection).astimezone(UTC) - timedelta(days=session.settings.retention_days)
+
+
+def _plan_windows(
+    session: ArchiveSession,
+    shape: TableShape,
+    windows: Sequence[Window],
+    limit_rows: int | None,
+    settled: tuple[SettledBatch, ...],
+) -> Plan:
+    cutoff = cutoff_of(session)
+    batches: list[PlannedBatch] = []
+    eligible_rows, staged_bytes, planned_all = 0, 0.0, True
+    rows_left = limit_rows if limit_rows is not None else math.inf
+    for window in windows:
+        eligible = measure_eligible(session.connection, shape, window, cutoff)
+        eligible_rows += eligible.rows
+        room = (session.settings.max_staged_bytes - staged_bytes) / max(eligible.row_bytes, 1)
+        take = min(eligible.rows, math.ceil(max(room, 0)), rows_left)
+        planned_rows = _whole_batches(session, take)
+        planned_all = planned_all and planned_rows >= eligible.rows
+        batches += _cut(session, shape, window, cutoff, len(batches), planned_rows)
+        staged_bytes += planned_rows * eligible.row_bytes
+        rows_left -= planned_rows
+    return Plan(
+        attempt_id=secrets.token_hex(8),
+        run_id=session.run_id,
+        shape=shape,
+        cutoff=cutoff,
+        lock_token=session.lock.token,
+        windows=tuple(windows),
+        batches=tuple(batches),
+        eligible_rows=eligible_rows,
+        estimated_bytes=int(staged_bytes),
+        planned_all=planned_all,
+        table_bytes_before=table_bytes(session.connection, shape.name),
+        settled=settled,
+    )
+
+
+def _whole_batches(session: ArchiveSession, rows: float) -> int:
+    size = session.settings.batch_size
+    return math.ceil(max(rows, 0) / size) * size
+
+
+def _cut(
+    session: ArchiveSession, shape: TableShape, window: Window, cutoff: datetime, first_index: int, rows: int
+) -> Iterator[PlannedBatch]:
+    if rows == 0:
+        return
+    bounds = batch_bounds(
+        session.connection, shape, window, cutoff, batch_size=session.settings.batch_size, limit_rows=rows
+    )
+    for offset, (lower, upper) in enumerate(zip([None, *bounds], bounds, strict=False)):
+        yield PlannedBatch(first_index + offset, window, lower, upper)
+
+
+def _require_same_cluster(session: ArchiveSession, shape: TableShape) -> None:
+    """A replica must be a physical copy: only then do ctid and xmin mean the same on both."""
+    if session.database.replica is None:
+        return
+    with connect(session.database.replica) as connection:
+        if system_identifier(connection) != shape.system_identifier:
+            raise PreflightError(
+                f"{session.database.replica.host} is not a physical replica of {session.primary.host}",
+                hint="read_replica must be a streaming replica of this very cluster",
+            )

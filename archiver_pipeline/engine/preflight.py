@@ -1,0 +1,160 @@
+"""Preflight: everything an archive needs, one line each, and what to do about each failure. Reads only, except for
+probe objects below `_probe/` of the prefix, which are removed again."""
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from archiver_pipeline.config.effective import DatabaseSettings, TableSettings
+from archiver_pipeline.config.loading import LoadedConfig
+from archiver_pipeline.domain.layout import key_part
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.errors import ArchiverError, ResourcesError
+from archiver_pipeline.postgres.catalog import inspect_table, server_version, system_identifier
+from archiver_pipeline.postgres.connection import connect
+from archiver_pipeline.postgres.eligible import source_clock
+from archiver_pipeline.storage.probe import probe_store
+from archiver_pipeline.storage.s3 import S3Store
+
+_TOLERATED_SKEW_SECONDS = 60
+
+
+class Level(StrEnum):
+    ok = "ok"
+    warning = "warning"
+    failed = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the preflight. `exit_code` is what the command ends with if nothing worse is found; 0 unless failed."""
+
+    subject: str
+    level: Level
+    message: str
+    hint: str = ""
+    exit_code: int = 0
+
+
+def preflight(config: LoadedConfig, tables: tuple[TableSettings, ...], now: datetime) -> Iterator[Finding]:
+    """Check store, databases and tables. `now` is this machine's clock, aware; only its skew is looked at."""
+    yield from _store_findings(config)
+    for database in config.databases:
+        own = [table for table in tables if table.database == database.id]
+        if own:
+            yield from _database_findings(database, now)
+            for table in own:
+                yield from _table_findings(config, database, table)
+
+
+def _store_findings(config: LoadedConfig) -> Iterator[Finding]:
+    subject = f"store {config.store.bucket}"
+    yield from _attempt(subject, lambda: list(_probe(config, subject)))
+
+
+def _probe(config: LoadedConfig, subject: str) -> Iterator[Finding]:
+    store = S3Store(config.store)
+    store.require_bucket()
+    yield Finding(subject, Level.ok, f"reachable at {config.store.endpoint or 'AWS'}, bucket can be listed")
+    prefix = "/".join(filter(None, [config.store.prefix, "_probe", secrets.token_hex(8)]))
+    found = probe_store(store, prefix)
+    yield Finding(subject, Level.ok, "objects can be written, read back and listed")
+    yield _capability(subject, "create-only writes", found.creates_conditionally, "keys are unique anyway")
+    yield _capability(
+        subject, "refuses bytes that do not match their SHA-256", found.checks_sha256, "read-back proves them"
+    )
+
+
+def _capability(subject: str, what: str, has: bool, otherwise: str) -> Finding:
+    if has:
+        return Finding(subject, Level.ok, what)
+    return Finding(subject, Level.warning, f"does not support: {what}", f"no rows are at risk: {otherwise}")
+
+
+def _database_findings(database: DatabaseSettings, now: datetime) -> Iterator[Finding]:
+    subject = f"database {database.id}"
+    yield from _attempt(subject, lambda: list(_primary(database, subject, now)))
+    if database.replica is not None:
+        yield from _attempt(f"{subject} replica", lambda: list(_replica(database, f"{subject} replica")))
+
+
+def _primary(database: DatabaseSettings, subject: str, now: datetime) -> Iterator[Finding]:
+    with connect(database.primary) as connection:
+        version = server_version(connection)
+        skew_seconds = abs((source_clock(connection).astimezone(UTC) - now).total_seconds())
+    place = f"{database.primary.host}:{database.primary.port}"
+    yield Finding(subject, Level.ok, f"PostgreSQL {version // 10000}.{version % 10000} at {place}")
+    if skew_seconds > _TOLERATED_SKEW_SECONDS:
+        yield Finding(
+            subject,
+            Level.warning,
+            f"its clock and this machine's differ by {skew_seconds:.0f} s",
+            "only the database's clock decides what is eligible; correct whichever is wrong",
+        )
+    else:
+        yield Finding(subject, Level.ok, f"clock skew {skew_seconds:.1f} s")
+
+
+def _replica(database: DatabaseSettings, subject: str) -> Iterator[Finding]:
+    if database.replica is None:
+        return
+    with connect(database.replica) as replica, connect(database.primary) as primary:
+        same = system_identifier(replica) == system_identifier(primary)
+    place = f"{database.replica.host}:{database.replica.port}"
+    if same:
+        yield Finding(subject, Level.ok, f"{place} is a physical replica")
+    else:
+        hint = "read_replica must be a streaming replica of this very cluster"
+        yield Finding(subject, Level.failed, f"{place} is another cluster", hint, exit_code=3)
+
+
+def _table_findings(config: LoadedConfig, database: DatabaseSettings, table: TableSettings) -> Iterator[Finding]:
+    subject = f"table {database.id}.{table.qualified_name}"
+    yield from _attempt(subject, lambda: list(_table(config, database, table, subject)))
+
+
+def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSettings, subject: str) -> Iterator[Finding]:
+    session = ArchiveSession(table, database, config.store, run_id="check")
+    try:
+        shape = inspect_table(session.connection, table)
+        key = ", ".join(part.name for part in shape.key)
+        yield Finding(subject, Level.ok, f"key ({key}), {shape.timestamp_column} {shape.timestamp_type}, privileges")
+        for warning in shape.warnings:
+            yield Finding(subject, Level.warning, warning)
+        yield _staging(session, subject)
+        yield Finding(
+            subject,
+            Level.ok,
+            f"{session.workers} workers, connection_pool_size {table.connection_pool_size}, "
+            f"keys below {key_part(database.id)}/",
+        )
+    finally:
+        session.close()
+
+
+def _staging(session: ArchiveSession, subject: str) -> Finding:
+    folder = session.staging_folder("_check")
+    free_bytes = shutil.disk_usage(folder).free
+    Path(folder).rmdir()
+    wanted = session.settings.max_staged_bytes
+    if free_bytes < wanted:
+        return Finding(
+            subject,
+            Level.failed,
+            f"{folder.parent} has {free_bytes >> 20} MiB free, max_staged_bytes is {wanted >> 20} MiB",
+            "lower max_staged_bytes or set staging_dir to a larger disk",
+            exit_code=ResourcesError.exit_code,
+        )
+    return Finding(subject, Level.ok, f"staging in {folder.parent}, {free_bytes >> 20} MiB free")
+
+
+def _attempt(subject: str, check: Callable[[], list[Finding]]) -> Iterator[Finding]:
+    """The findings of a check, or its error as one."""
+    try:
+        yield from check()
+    except ArchiverError as error:
+        yield Finding(subject, Level.failed, error.message, error.hint or "", exit_code=error.exit_code)

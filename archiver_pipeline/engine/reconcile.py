@@ -1,0 +1,225 @@
+"""Reconcile: settle every batch whose fate a crash left open, before anything new is planned."""
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from archiver_pipeline.codec.documents import decode_document
+from archiver_pipeline.codec.hashing import Sha256Counter
+from archiver_pipeline.codec.jsonl import decode_jsonl, whole_lines
+from archiver_pipeline.codec.rows import count_rows, key_schema, keys_of_rows
+from archiver_pipeline.codec.versions import XMIN
+from archiver_pipeline.domain.batch import Outcome, SettledBatch
+from archiver_pipeline.domain.layout import (
+    MANIFEST_SUFFIX,
+    RECEIPT_SUFFIX,
+    SUPERSEDED_SUFFIX,
+    BatchState,
+    DataFormat,
+    StoredBatch,
+    group_batches,
+    listing_prefix,
+)
+from archiver_pipeline.domain.manifest import Manifest, Receipt, Superseded
+from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.engine.settlement import (
+    keys_of_manifest,
+    settled_batch,
+    write_receipt,
+    write_superseded,
+)
+from archiver_pipeline.errors import ManifestError, StoreError, VerificationError
+from archiver_pipeline.postgres.connection import RowsLockedError
+from archiver_pipeline.postgres.delete import DeleteGuard, VersionsChangedError
+from archiver_pipeline.storage.s3 import ObjectMissingError
+
+_SETTLED_BY = "reconcile"
+
+
+def reconcile_table(session: ArchiveSession, shape: TableShape) -> tuple[SettledBatch, ...]:
+    """Settle every pending batch of the table. Needs the table lock; the store's listing is all it goes by.
+
+    Raises ManifestError or VerificationError when a batch cannot be settled safely: the table then stops.
+    """
+    prefix = listing_prefix(session.store_settings.prefix, shape.name)
+    stored = group_batches(session.store.list_objects(prefix))
+    pending = [batch for batch in stored if batch.state is BatchState.pending]
+    return tuple(reconcile_batch(session, shape, batch, siblings=stored) for batch in pending)
+
+
+def reconcile_batch(
+    session: ArchiveSession,
+    shape: TableShape,
+    stored: StoredBatch | None,
+    siblings: Iterable[StoredBatch] | None = None,
+) -> SettledBatch:
+    """Settle one batch that has a manifest. `siblings` are the table's batches, listed when not given."""
+    if stored is None:
+        raise StoreError(f"{shape.name}: a manifest that exists is missing from the store's listing")
+    manifest = read_manifest(session, stored.stem + MANIFEST_SUFFIX)
+    _require_own(manifest, stored, shape)
+    if stored.has_receipt:
+        return _already(manifest, read_receipt(session, stored.stem + RECEIPT_SUFFIX).outcome)
+    if stored.has_superseded:
+        mark = decode_document(
+            Superseded, session.store.read_document(stored.stem + SUPERSEDED_SUFFIX), key=stored.stem
+        )
+        return settled_batch(manifest, Outcome.superseded, mark.reason)
+    if siblings is None:
+        siblings = group_batches(session.store.list_objects(listing_prefix(session.store_settings.prefix, shape.name)))
+    return _settle_pending(session, shape, manifest, siblings)
+
+
+def read_manifest(session: ArchiveSession, key: str) -> Manifest:
+    """Raises ManifestError when it is not a manifest this version knows."""
+    return decode_document(Manifest, session.store.read_document(key), key=key)
+
+
+def read_receipt(session: ArchiveSession, key: str) -> Receipt:
+    """Raises ManifestError when it is not a receipt this version knows."""
+    return decode_document(Receipt, session.store.read_document(key), key=key)
+
+
+def _already(manifest: Manifest, outcome: Outcome) -> SettledBatch:
+    return settled_batch(manifest, outcome)
+
+
+def _settle_pending(
+    session: ArchiveSession, shape: TableShape, manifest: Manifest, siblings: Iterable[StoredBatch]
+) -> SettledBatch:
+    """Read the fate while no delete is in flight; delete only what is wholly there and proved again."""
+    keys = keys_of_manifest(manifest, shape)
+    settled: list[SettledBatch] = []
+
+    def decide(present_rows: int) -> None:
+        if manifest.system_identifier != shape.system_identifier:
+            settled.append(_supersede(session, manifest, "archived from another cluster"))
+        elif 0 < present_rows < manifest.rows:
+            reason = f"{manifest.rows - present_rows} of {manifest.rows} rows changed since they were read"
+            settled.append(_supersede(session, manifest, reason))
+        elif present_rows == 0:
+            settled.append(_settle_absent(session, shape, manifest, keys, siblings))
+
+    with session.delete_sessions(shape).take() as deleting:
+        deleting.settle(keys, decide, session.lock)
+    return settled[0] if settled else _finish_delete(session, shape, manifest, keys)
+
+
+def _settle_absent(
+    session: ArchiveSession,
+    shape: TableShape,
+    manifest: Manifest,
+    keys: pa.Table,
+    siblings: Iterable[StoredBatch],
+) -> SettledBatch:
+    """None of the rows is in the table: this object is their archive, unless another receipted one already is."""
+    if _is_archived_elsewhere(session, shape, manifest, keys, siblings):
+        return _supersede(session, manifest, "its rows were archived by another batch")
+    verify_against_manifest(session, shape, manifest, keys)
+    return write_receipt(session, manifest, Outcome.absent, settled_by=_SETTLED_BY)
+
+
+def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
+    """Every row is there as it was proved: prove the object again, then delete."""
+    try:
+        verify_against_manifest(session, shape, manifest, keys)
+    except (VerificationError, ObjectMissingError) as damage:
+        return _supersede_in_peace(session, shape, manifest, keys, damage.message)
+    guard = DeleteGuard(
+        lock=session.lock,
+        retention_days=session.settings.retention_days,
+        last_row_time=manifest.last_row_time,
+        lock_timeout_ms=session.settings.lock_timeout_ms,
+    )
+    try:
+        with session.delete_sessions(shape).take() as deleting:
+            deleting.delete_keys(keys, guard)
+    except (VersionsChangedError, RowsLockedError) as refusal:
+        return _supersede_in_peace(session, shape, manifest, keys, refusal.message)
+    return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY)
+
+
+def _supersede_in_peace(
+    session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table, reason: str
+) -> SettledBatch:
+    settled: list[SettledBatch] = []
+    with session.delete_sessions(shape).take() as deleting:
+        deleting.settle(keys, lambda _: settled.append(_supersede(session, manifest, reason)), session.lock)
+    return settled[0]
+
+
+def _supersede(session: ArchiveSession, manifest: Manifest, reason: str) -> SettledBatch:
+    return write_superseded(session, manifest, reason, settled_by=_SETTLED_BY)
+
+
+def verify_against_manifest(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> None:
+    """Read a data object and hold it against its manifest: bytes, and for JSON lines rows, count and keys.
+
+    Raises VerificationError, or ObjectMissingError when it is gone.
+    """
+    stored = Sha256Counter()
+    pieces = _counted(session.store.read_blocks(manifest.data_key), stored)
+    if manifest.format == DataFormat.jsonl_gz.value:
+        _verify_rows(shape, manifest, keys, pieces)
+    else:
+        for _ in pieces:
+            continue
+    _require(stored.hexdigest() == manifest.object_sha256, manifest, "its bytes are not those of the manifest")
+
+
+def _verify_rows(shape: TableShape, manifest: Manifest, keys: pa.Table, pieces: Iterable[bytes]) -> None:
+    expected = keys.drop_columns([XMIN])
+    decoded, rows = Sha256Counter(), 0
+    for block in whole_lines(decode_jsonl(pieces)):
+        decoded.update(block)
+        found = keys_of_rows(block, key_schema(shape.key))
+        count = count_rows(block)
+        _require(found.equals(expected.slice(rows, count)), manifest, "its keys are not those of the manifest")
+        rows += count
+    _require(decoded.hexdigest() == manifest.rows_sha256, manifest, "its rows are not those of the manifest")
+    _require(rows == manifest.rows, manifest, f"it holds {rows} rows instead of {manifest.rows}")
+
+
+def _counted(pieces: Iterable[bytes], counter: Sha256Counter) -> Iterable[bytes]:
+    for piece in pieces:
+        counter.update(piece)
+        yield piece
+
+
+def _require(holds: bool, manifest: Manifest, problem: str) -> None:
+    if not holds:
+        raise VerificationError(f"{manifest.data_key}: {problem}")
+
+
+def _require_own(manifest: Manifest, stored: StoredBatch, shape: TableShape) -> None:
+    """A manifest decides about this table only if it is this table's and stands beside its own object."""
+    named = (manifest.database, manifest.schema, manifest.table, manifest.batch_id)
+    own = (shape.name.database, shape.name.schema, shape.name.table, stored.batch_id)
+    if named != own or not manifest.data_key.startswith(stored.stem + "."):
+        raise ManifestError(f"{stored.stem}{MANIFEST_SUFFIX} describes another batch", hint="was it copied here?")
+
+
+def _is_archived_elsewhere(
+    session: ArchiveSession,
+    shape: TableShape,
+    manifest: Manifest,
+    keys: pa.Table,
+    siblings: Iterable[StoredBatch],
+) -> bool:
+    """Whether a receipted batch of the same window holds any of the same row versions."""
+    receipted = [
+        batch
+        for batch in siblings
+        if batch.window_key == manifest.window and batch.has_receipt and batch.batch_id != manifest.batch_id
+    ]
+    return any(_shares_versions(session, shape, keys, batch) for batch in receipted)
+
+
+def _shares_versions(session: ArchiveSession, shape: TableShape, keys: pa.Table, other: StoredBatch) -> bool:
+    manifest = read_manifest(session, other.stem + MANIFEST_SUFFIX)
+    if manifest.primary_key != [part.name for part in shape.key]:
+        return False
+    other_keys = keys_of_manifest(manifest, shape)
+    shared = keys.join(other_keys, keys=keys.column_names, join_type="inner")
+    return bool(shared.num_rows)

@@ -1,0 +1,158 @@
+"""Report: give the space back, and say what happened in numbers."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from archiver_pipeline.config.enums import VacuumStrategy
+from archiver_pipeline.domain.batch import Deletion, Outcome, SettledBatch
+from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.domain.windows import Window
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.engine.steps import timed_step
+from archiver_pipeline.postgres.connection import RowsLockedError
+from archiver_pipeline.postgres.eligible import count_up_to
+from archiver_pipeline.postgres.maintenance import table_bytes, vacuum_table
+
+REMAINING_COUNTED_ROWS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReport:
+    """What happened to one window. `remaining_rows` counts no further than REMAINING_COUNTED_ROWS."""
+
+    window_key: str
+    rows: int
+    rows_bytes: int
+    object_bytes: int
+    batches: int
+    superseded_batches: int
+    changed_rows: int
+    locked_rows: int
+    remaining_rows: int
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveReport:
+    """What one attempt did. Seconds per step are wall time; sizes are bytes on disk of the table with its indexes."""
+
+    table: TableName
+    run_id: str
+    attempt_id: str
+    cutoff: datetime
+    windows: tuple[WindowReport, ...]
+    settled_before: tuple[SettledBatch, ...]
+    seconds: dict[str, float]
+    table_bytes_before: int
+    table_bytes_after: int
+    vacuum: str
+    truncated: bool
+    sampled_rows: int
+    warnings: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows this attempt archived, those settled for an earlier crash included."""
+        return sum(window.rows for window in self.windows) + sum(b.archived_rows for b in self.settled_before)
+
+    @property
+    def rows_bytes(self) -> int:
+        return sum(window.rows_bytes for window in self.windows)
+
+    @property
+    def object_bytes(self) -> int:
+        return sum(window.object_bytes for window in self.windows)
+
+    @property
+    def left_behind_rows(self) -> int:
+        """Rows that are still eligible although this attempt saw or could have seen them."""
+        return sum(window.remaining_rows for window in self.windows)
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def stopped_reason(self) -> str:
+        """Why eligible rows remain; empty when none does."""
+        if not self.left_behind_rows:
+            return ""
+        if self.truncated:
+            return "staging limit reached"
+        if any(window.superseded_batches for window in self.windows):
+            return "rows changed or were locked"
+        return "rows arrived late"
+
+
+def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport:
+    """VACUUM if rows were deleted, then report. Removes the attempt's staged files. Safe to repeat."""
+    extraction = deletion.verification.upload.encoding.extraction
+    plan = extraction.plan
+    with timed_step(session, "report", 1, 0) as watch:
+        vacuum = _vacuum(session, deletion)
+        windows = tuple(_window_report(session, deletion, window) for window in plan.windows)
+        after = table_bytes(session.connection, plan.shape.name)
+        session.remove_other_staging(None)
+    report = ArchiveReport(
+        table=plan.shape.name,
+        run_id=session.run_id,
+        attempt_id=plan.attempt_id,
+        cutoff=plan.cutoff,
+        windows=windows,
+        settled_before=plan.settled,
+        seconds=_seconds(deletion) | {"report": watch.seconds},
+        table_bytes_before=plan.table_bytes_before,
+        table_bytes_after=after,
+        vacuum=vacuum,
+        truncated=extraction.truncated,
+        sampled_rows=sum(batch.sampled_rows for batch in deletion.verification.batches),
+        warnings=plan.shape.warnings,
+    )
+    session.progress.archive_reported(report)
+    return report
+
+
+def _vacuum(session: ArchiveSession, deletion: Deletion) -> str:
+    """What was done, in a word."""
+    strategy = VacuumStrategy(session.settings.vacuum_strategy)
+    plan = deletion.verification.upload.encoding.extraction.plan
+    if not any(batch.archived_rows for batch in (*deletion.batches, *plan.settled)):
+        return "nothing to vacuum"
+    try:
+        vacuum_table(session.primary, session.name, strategy)
+    except RowsLockedError:
+        return f"{strategy.value}: skipped, the table was locked"
+    return strategy.value
+
+
+def _window_report(session: ArchiveSession, deletion: Deletion, window: Window) -> WindowReport:
+    plan = deletion.verification.upload.encoding.extraction.plan
+    own = [batch for batch in deletion.batches if batch.window_key == window.key]
+    done = [batch for batch in own if batch.outcome is not Outcome.superseded]
+    void = [batch for batch in own if batch.outcome is Outcome.superseded]
+    return WindowReport(
+        window_key=window.key,
+        rows=sum(batch.rows for batch in done),
+        rows_bytes=sum(batch.rows_bytes for batch in done),
+        object_bytes=sum(batch.object_bytes for batch in done),
+        batches=len(done),
+        superseded_batches=len(void),
+        changed_rows=sum(batch.changed_rows for batch in void),
+        locked_rows=sum(batch.locked_rows for batch in void),
+        remaining_rows=count_up_to(session.connection, plan.shape, window, plan.cutoff, REMAINING_COUNTED_ROWS),
+        keys=tuple(batch.key for batch in done),
+    )
+
+
+def _seconds(deletion: Deletion) -> dict[str, float]:
+    verification = deletion.verification
+    upload = verification.upload
+    extraction = upload.encoding.extraction
+    return {
+        "plan": extraction.plan.seconds,
+        "extract": extraction.seconds,
+        "compress": upload.encoding.seconds,
+        "upload": upload.seconds,
+        "verify": verification.seconds,
+        "delete": deletion.seconds,
+    }

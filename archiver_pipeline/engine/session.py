@@ -1,0 +1,161 @@
+"""What one run holds on to for one table: settings, connections, store, lock, staging folder."""
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from archiver_pipeline.config.effective import DatabaseSettings, SourceSettings, StoreSettings, TableSettings
+from archiver_pipeline.domain.layout import DataFormat, key_part
+from archiver_pipeline.domain.table import TableName, TableShape
+from archiver_pipeline.engine.pool import Pool
+from archiver_pipeline.engine.progress import Progress, SilentProgress
+from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, acquire_table_lock
+from archiver_pipeline.postgres.catalog import table_name
+from archiver_pipeline.postgres.connection import Connection, connect
+from archiver_pipeline.postgres.copy_out import RowStream
+from archiver_pipeline.postgres.delete import DeleteSession
+from archiver_pipeline.storage.s3 import S3Store
+
+_RESERVED_CONNECTIONS = 2
+_PRIVATE_FOLDER = 0o700
+
+Source = TypeVar("Source")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class ArchiveSession:
+    """One run's hold on one table. Everything opens on first use; `close` gives everything back."""
+
+    settings: TableSettings
+    database: DatabaseSettings
+    store_settings: StoreSettings
+    run_id: str
+    progress: Progress = field(default_factory=SilentProgress)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.name: TableName = table_name(self.settings)
+        self.format = DataFormat(self.settings.format)
+        self.workers = self._workers()
+        self.store = S3Store(self.store_settings, connections=self.workers + 1)
+        self.row_streams: Pool[RowStream] = Pool(lambda: RowStream(self.reader))
+        self.connections: Pool[Connection] = Pool(lambda: connect(self.primary))
+        self._delete_sessions: Pool[DeleteSession] | None = None
+        self._connection: Connection | None = None
+        self._lock: AdvisoryTableLock | None = None
+
+    @property
+    def primary(self) -> SourceSettings:
+        """Where rows are deleted."""
+        return self.database.primary
+
+    @property
+    def reader(self) -> SourceSettings:
+        """Where rows are read: the replica when there is one."""
+        return self.database.replica or self.database.primary
+
+    @property
+    def connection(self) -> Connection:
+        """An autocommit connection to the primary for the main thread."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self.primary)
+        return self._connection
+
+    @property
+    def lock(self) -> AdvisoryTableLock:
+        """The table lock, taken on first use. Raises LockHeldError when another run has it."""
+        if self._lock is None:
+            self._lock = acquire_table_lock(self.primary, self.name)
+        return self._lock
+
+    def delete_sessions(self, shape: TableShape) -> Pool[DeleteSession]:
+        if self._delete_sessions is None:
+            self._delete_sessions = Pool(lambda: DeleteSession(self.primary, shape))
+        return self._delete_sessions
+
+    def staging_folder(self, attempt_id: str) -> Path:
+        """The attempt's private folder for staged files; made when missing."""
+        folder = self._table_staging() / attempt_id
+        folder.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
+        return folder
+
+    def remove_other_staging(self, attempt_id: str | None) -> None:
+        """Remove staged files of this table's other attempts. Only under the table lock: no other attempt is alive."""
+        self.lock.require_held()
+        parent = self._table_staging()
+        for folder in parent.iterdir() if parent.exists() else ():
+            if folder.name != attempt_id:
+                shutil.rmtree(folder)
+
+    def pause_between_batches(self) -> None:
+        """Wait `sleep_between_batches`, or less when the run is being stopped."""
+        self.stopping.wait(self.settings.sleep_between_batches_seconds)
+
+    def for_each(self, items: tuple[Source, ...], work: Callable[[Source], Result]) -> tuple[Result, ...]:
+        """Do `work` on every item with the run's worker threads; results come in the items' order.
+
+        The first error stops the rest: queued items are not begun, running statements are cancelled.
+        """
+        with ThreadPoolExecutor(self.workers, thread_name_prefix=str(self.name)) as threads:
+            futures = [threads.submit(self._unless_stopping, work, item) for item in items]
+            try:
+                _raise_first_error(futures)
+            except BaseException:
+                self._stop(futures)
+                raise
+        return tuple(future.result() for future in futures)
+
+    def close(self) -> None:
+        """Give back connections and the lock. Safe to repeat."""
+        self.row_streams.close()
+        self.connections.close()
+        if self._delete_sessions is not None:
+            self._delete_sessions.close()
+        if self._connection is not None:
+            self._connection.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _unless_stopping(self, work: Callable[[Source], Result], item: Source) -> Result:
+        if self.stopping.is_set():
+            raise StoppedError("the run is being stopped")
+        return work(item)
+
+    def _stop(self, futures: list[Future[Result]]) -> None:
+        self.stopping.set()
+        for future in futures:
+            future.cancel()
+        self.row_streams.cancel_all()
+        self.connections.cancel_all()
+        if self._delete_sessions is not None:
+            self._delete_sessions.cancel_all()
+        wait(futures)
+        self.stopping.clear()
+
+    def _workers(self) -> int:
+        wanted = self.settings.workers or os.cpu_count() or 1
+        return max(1, min(wanted, self.settings.connection_pool_size - _RESERVED_CONNECTIONS))
+
+    def _table_staging(self) -> Path:
+        root = Path(self.settings.staging_dir or Path(tempfile.gettempdir()) / f"archiver-{os.getuid()}")
+        return root / "-".join(map(key_part, (self.name.database, self.name.schema, self.name.table)))
+
+
+class StoppedError(ArchiverError):
+    """A batch was not begun because another one failed or the run was interrupted."""
+
+
+def _raise_first_error(futures: list[Future[Result]]) -> None:
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in done:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            raise error

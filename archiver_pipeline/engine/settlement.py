@@ -1,0 +1,157 @@
+"""The documents that decide a batch's fate, and the few places that write them.
+
+At every instant each row version is in the table xor in exactly one receipted object. That holds because:
+a manifest is created only while the table lock has been held since the rows were read, or after all of them were
+counted again; a superseded mark is written only when no delete of the batch can have committed; a receipt is written
+only when none of the batch's row versions is in the table and no other receipted batch holds them.
+"""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from archiver_pipeline.codec.documents import encode_manifest, encode_mark
+from archiver_pipeline.codec.hashing import sha256_hex
+from archiver_pipeline.codec.versions import XMIN, expand_xmin_runs, keys_of_versions, xmin_runs
+from archiver_pipeline.domain.batch import EncodedBatch, Outcome, Plan, SettledBatch
+from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, RECEIPT_SUFFIX, SUPERSEDED_SUFFIX, stem_of
+from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, ManifestColumn, Receipt, Superseded
+from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.errors import ManifestError
+from archiver_pipeline.postgres.eligible import source_clock
+from archiver_pipeline.storage.s3 import ObjectExistsError
+from archiver_pipeline.version import SOFTWARE
+
+
+def build_manifest(session: ArchiveSession, plan: Plan, encoded: EncodedBatch, versions: pa.Table) -> Manifest:
+    """The intent to delete a verified batch."""
+    shape, extracted, window = plan.shape, encoded.extracted, encoded.extracted.planned.window
+    keys = keys_of_versions(versions)
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        batch_id=encoded.batch_id,
+        attempt_id=plan.attempt_id,
+        run_id=session.run_id,
+        software=SOFTWARE,
+        database=shape.name.database,
+        schema=shape.name.schema,
+        table=shape.name.table,
+        system_identifier=shape.system_identifier,
+        timestamp_column=shape.timestamp_column,
+        primary_key=[part.name for part in shape.key],
+        window=window.key,
+        window_start=window.start.isoformat(),
+        window_end=window.end.isoformat(),
+        window_open_start=window.open_start,
+        cutoff=plan.cutoff.isoformat(),
+        extracted_at=extracted.extracted_at.isoformat(),
+        first_row_time=extracted.first_row_time,
+        last_row_time=extracted.last_row_time,
+        format=session.format.value,
+        data_key=encoded.key,
+        rows=extracted.rows,
+        rows_bytes=extracted.rows_bytes,
+        rows_sha256=extracted.rows_sha256,
+        object_bytes=encoded.object_bytes,
+        object_sha256=encoded.object_sha256,
+        storage_class=session.store_settings.storage_class.value,
+        columns=[ManifestColumn(c.name, c.type, c.not_null, c.rendering.value) for c in shape.columns],
+        keys=[column.to_pylist() for column in keys.columns],
+        xmin_runs=xmin_runs(versions),
+    )
+
+
+def keys_of_manifest(manifest: Manifest, shape: TableShape) -> pa.Table:
+    """xmin and key columns of the manifest's rows, in row order.
+
+    Raises ManifestError when they do not fit the row count or the table's key.
+    """
+    if manifest.primary_key != [part.name for part in shape.key]:
+        raise ManifestError(
+            f"{manifest.data_key}: archived under the key {', '.join(manifest.primary_key)}",
+            hint="this batch is unsettled: set primary_key to that key again until it is settled",
+        )
+    xmins = expand_xmin_runs(manifest.xmin_runs)
+    try:
+        columns = [
+            pa.array(values, pa.int64() if part.is_integer else pa.string())
+            for values, part in zip(manifest.keys, shape.key, strict=True)
+        ]
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        raise ManifestError(f"{manifest.data_key}: the manifest's keys do not fit the table's key") from error
+    if any(len(column) != manifest.rows for column in [xmins, *columns]):
+        raise ManifestError(f"{manifest.data_key}: the manifest does not hold {manifest.rows} keys")
+    return pa.table([xmins, *columns], names=[XMIN, *manifest.primary_key])
+
+
+def write_manifest(session: ArchiveSession, manifest: Manifest) -> bool:
+    """Create the manifest. False when it is there already: an earlier try wrote it, and its fate must be settled."""
+    try:
+        session.store.put_document(stem_of(manifest.data_key) + MANIFEST_SUFFIX, encode_manifest(manifest))
+    except ObjectExistsError:
+        return False
+    return True
+
+
+def write_receipt(session: ArchiveSession, manifest: Manifest, outcome: Outcome, *, settled_by: str) -> SettledBatch:
+    """Record that none of the batch's row versions is in the table. Safe to repeat."""
+    receipt = Receipt(
+        format_version=FORMAT_VERSION,
+        batch_id=manifest.batch_id,
+        data_key=manifest.data_key,
+        manifest_sha256=sha256_hex(encode_manifest(manifest)),
+        object_sha256=manifest.object_sha256,
+        rows=manifest.rows,
+        rows_bytes=manifest.rows_bytes,
+        object_bytes=manifest.object_bytes,
+        first_row_time=manifest.first_row_time,
+        last_row_time=manifest.last_row_time,
+        outcome=outcome,
+        settled_by=settled_by,
+        run_id=session.run_id,
+        settled_at=_now(session).isoformat(),
+    )
+    _create_once(session, stem_of(manifest.data_key) + RECEIPT_SUFFIX, encode_mark(receipt))
+    return settled_batch(manifest, outcome)
+
+
+def write_superseded(session: ArchiveSession, manifest: Manifest, reason: str, *, settled_by: str) -> SettledBatch:
+    """Record that the batch will never be deleted. Only inside `DeleteSession.settle`. Safe to repeat."""
+    mark = Superseded(
+        format_version=FORMAT_VERSION,
+        batch_id=manifest.batch_id,
+        data_key=manifest.data_key,
+        manifest_sha256=sha256_hex(encode_manifest(manifest)),
+        reason=reason,
+        settled_by=settled_by,
+        run_id=session.run_id,
+        settled_at=_now(session).isoformat(),
+    )
+    _create_once(session, stem_of(manifest.data_key) + SUPERSEDED_SUFFIX, encode_mark(mark))
+    return settled_batch(manifest, Outcome.superseded, reason)
+
+
+def settled_batch(manifest: Manifest, outcome: Outcome, reason: str = "") -> SettledBatch:
+    return SettledBatch(
+        batch_id=manifest.batch_id,
+        key=manifest.data_key,
+        window_key=manifest.window,
+        rows=manifest.rows,
+        rows_bytes=manifest.rows_bytes,
+        object_bytes=manifest.object_bytes,
+        outcome=outcome,
+        reason=reason,
+    )
+
+
+def _create_once(session: ArchiveSession, key: str, data: bytes) -> None:
+    try:
+        session.store.put_document(key, data)
+    except ObjectExistsError:
+        return
+
+
+def _now(session: ArchiveSession) -> datetime:
+    with session.connections.take() as connection:
+        return source_clock(connection).astimezone(UTC)

@@ -1,0 +1,85 @@
+"""What all steps share: walking over a plan's batches with checkpoints, progress and time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol, TypeVar
+
+from archiver_pipeline.codec.checkpoints import read_checkpoint, write_checkpoint
+from archiver_pipeline.domain.batch import ExtractedBatch, Plan
+from archiver_pipeline.engine.session import ArchiveSession
+
+
+class Staged(Protocol):
+    """A batch in any form after extraction."""
+
+    @property
+    def extracted(self) -> ExtractedBatch: ...
+
+
+Before = TypeVar("Before", bound=Staged)
+After = TypeVar("After", bound=Staged)
+Result = TypeVar("Result")
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of a step, by a monotonic counter."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def timed_step(session: ArchiveSession, step: str, batches: int, rows: int) -> Iterator[Stopwatch]:
+    """Tell progress of the step and measure it."""
+    watch = Stopwatch()
+    session.progress.step_started(session.name, step, batches, rows)
+    started = perf_counter()
+    yield watch
+    watch.seconds = perf_counter() - started
+    session.progress.step_finished(session.name, step, watch.seconds)
+
+
+def step_over_batches(
+    session: ArchiveSession,
+    plan: Plan,
+    step: str,
+    kind: type[After],
+    batches: tuple[Before, ...],
+    work: Callable[[Before], After],
+) -> tuple[tuple[After, ...], float]:
+    """Take every batch one step further with all workers; returns the batches in order and the seconds it took."""
+
+    def once(batch: Before) -> After:
+        index = batch.extracted.planned.index
+        after = resume(session, plan, step, index, kind, lambda: work(batch))
+        session.progress.batch_finished(session.name, step, after.extracted.rows, after.extracted.rows_bytes)
+        return after
+
+    rows = sum(batch.extracted.rows for batch in batches)
+    with timed_step(session, step, len(batches), rows) as watch:
+        done = session.for_each(batches, once)
+    return done, watch.seconds
+
+
+def resume(
+    session: ArchiveSession, plan: Plan, step: str, index: int, kind: type[Result], work: Callable[[], Result]
+) -> Result:
+    """The result of `work`, done once per batch: a finished batch's result is read from its checkpoint instead.
+
+    A checkpoint counts only while the files that its value names itself are there.
+    """
+    path = session.staging_folder(plan.attempt_id) / f"{index:06d}.{step}.json"
+    found = read_checkpoint(path, kind)
+    if found is not None and all(file.exists() for file in _files_of(found)):
+        return found
+    result = work()
+    write_checkpoint(path, result)
+    return result
+
+
+def _files_of(result: object) -> list[Path]:
+    names = getattr(result, "__dataclass_fields__", {})
+    return [value for name in names if isinstance(value := getattr(result, name), Path)]

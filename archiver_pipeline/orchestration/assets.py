@@ -1,0 +1,69 @@
+"""One partitioned graph asset per configured table."""
+
+import dagster as dg
+
+from archiver_pipeline.config.effective import TableSettings
+from archiver_pipeline.domain.windows import (
+    KEY_FORMATS,
+    WindowUnit,
+    floor_to_unit,
+    partition_end_offset,
+    start_of_day,
+)
+from archiver_pipeline.orchestration.names import asset_key, asset_name, plain_name
+from archiver_pipeline.orchestration.ops import CHECK_NOTHING_LEFT, CHECK_VERIFIED, StepOps
+
+WINDOWS_PER_RUN = 30
+_CRON = {
+    WindowUnit.hour: "0 * * * *",
+    WindowUnit.day: "0 0 * * *",
+    WindowUnit.week: "0 0 * * 1",
+    WindowUnit.month: "0 0 1 * *",
+}
+
+
+def table_asset(settings: TableSettings) -> dg.AssetsDefinition:
+    """The asset of a table: its partitions are the windows older than retention, its ops the steps in order."""
+    ops = StepOps(settings)
+    name = asset_name(settings)
+    key = asset_key(settings)
+
+    def steps() -> dict[str, object]:
+        plan = ops.plan().alias("plan")()
+        extracted = ops.extract().alias("extract")(plan)
+        compressed = ops.compress().alias("compress")(extracted)
+        uploaded = ops.upload().alias("upload")(compressed)
+        verified = ops.verify().alias("verify")(uploaded)
+        deleted = ops.delete().alias("delete")(verified)
+        result, is_verified, nothing_left = ops.report().alias("report")(deleted)
+        return {
+            "result": result,
+            f"{name}_{CHECK_VERIFIED}": is_verified,
+            f"{name}_{CHECK_NOTHING_LEFT}": nothing_left,
+        }
+
+    return dg.graph_asset(
+        key=key,
+        description=f"Rows of {settings.schema}.{settings.table} older than {settings.retention_days} days, in the store.",
+        partitions_def=partitions_of(settings),
+        backfill_policy=dg.BackfillPolicy.multi_run(WINDOWS_PER_RUN),
+        group_name=plain_name(settings.database),
+        kinds={"postgres", "s3"},
+        tags={"archiver/window": str(settings.window)},
+        check_specs=[
+            dg.AssetCheckSpec(CHECK_VERIFIED, asset=key, description="Objects read back equal the rows extracted."),
+            dg.AssetCheckSpec(CHECK_NOTHING_LEFT, asset=key, description="No eligible row remains in the window."),
+        ],
+    )(steps)
+
+
+def partitions_of(settings: TableSettings) -> dg.TimeWindowPartitionsDefinition:
+    """Only windows wholly older than retention exist, so that a backfill cannot reach young rows."""
+    unit = WindowUnit(settings.window)
+    return dg.TimeWindowPartitionsDefinition(
+        start=floor_to_unit(unit, start_of_day(settings.first_window)),
+        fmt=KEY_FORMATS[unit],
+        cron_schedule=_CRON[unit],
+        timezone="UTC",
+        end_offset=partition_end_offset(unit, settings.retention_days),
+    )

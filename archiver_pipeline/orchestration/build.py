@@ -1,0 +1,35 @@
+"""Assembles the code location out of a configuration."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from archiver_pipeline.config.features import unbuilt_features
+from archiver_pipeline.config.loading import LoadedConfig
+from archiver_pipeline.engine.progress import Progress, SilentProgress
+from archiver_pipeline.errors import NotBuiltError
+from archiver_pipeline.orchestration.assets import table_asset
+from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, runtime_resource
+from archiver_pipeline.orchestration.sensors import due_sensor, nightly_schedule
+
+
+def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] = SilentProgress) -> dg.Definitions:
+    """Assets, sensors and schedules of every configured table. `progress` makes a run's listener.
+
+    Raises NotBuiltError when the configuration asks for a feature that this version would silently leave out.
+    """
+    refuse_unbuilt(config)
+    return dg.Definitions(
+        assets=[table_asset(table) for table in config.tables],
+        sensors=[due_sensor(config, database) for database in config.databases],
+        schedules=[nightly_schedule(config, database) for database in config.databases],
+        resources={RESOURCE_KEY: runtime_resource(config, progress)},
+        executor=dg.in_process_executor,
+    )
+
+
+def refuse_unbuilt(config: LoadedConfig) -> None:
+    """Raises NotBuiltError that names every feature the file asks for and this version does not have."""
+    problems = unbuilt_features(config.config)
+    if problems:
+        raise NotBuiltError(f"{config.path} asks for what is not built yet", problems=problems)

@@ -1,0 +1,34 @@
+"""Names that Dagster accepts, made from names that PostgreSQL accepts."""
+
+import hashlib
+import re
+
+import dagster as dg
+
+from archiver_pipeline.config.effective import TableSettings
+
+_PLAIN = re.compile(r"[A-Za-z0-9_]+")
+_HASH_DIGITS = 6
+
+
+def asset_key(settings: TableSettings) -> dg.AssetKey:
+    """[database, schema, table], as the configuration spells them."""
+    return dg.AssetKey([settings.database, settings.schema, settings.table])
+
+
+def asset_name(settings: TableSettings) -> str:
+    """The asset's name where only letters, digits and underscores are allowed."""
+    return "__".join(plain_name(part) for part in (settings.database, settings.schema, settings.table))
+
+
+def plain_name(name: str) -> str:
+    """A name of letters, digits and underscores; a short hash keeps changed names apart."""
+    if _PLAIN.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
+    return re.sub(r"[^A-Za-z0-9_]", "_", name) + "_" + digest
+
+
+def pool_of(database: str) -> str:
+    """The concurrency pool that every op on one source database shares."""
+    return f"archiver_{plain_name(database)}"

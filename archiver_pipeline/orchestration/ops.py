@@ -1,0 +1,159 @@
+"""The ops of a table's graph, one per step of the engine, in order. Each hands on references, never rows.
+
+There is no retry policy: with one, terminating an in-process run would be taken for a failure and retried. Transient
+errors ask for a retry themselves; everything else fails the run and says why.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from archiver_pipeline.config.effective import TableSettings
+from archiver_pipeline.domain.batch import Deletion, Encoding, Extraction, Plan, Upload, Verification
+from archiver_pipeline.domain.windows import Window, WindowUnit, window_of_key
+from archiver_pipeline.engine.compress import compress_batches
+from archiver_pipeline.engine.delete import delete_batches
+from archiver_pipeline.engine.extract import extract_batches
+from archiver_pipeline.engine.plan import plan_archive
+from archiver_pipeline.engine.report import report_archive
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.engine.upload import upload_batches
+from archiver_pipeline.engine.verify import verify_batches
+from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.orchestration.metadata import archive_checks, report_metadata, window_metadata
+from archiver_pipeline.orchestration.names import asset_key, asset_name, pool_of
+from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, ArchiverRuntime
+
+CHECK_VERIFIED = "verified"
+CHECK_NOTHING_LEFT = "nothing_left_behind"
+STEPS = ("plan", "extract", "compress", "upload", "verify", "delete", "report")
+_MAX_RETRIES = 3
+_FIRST_RETRY_SECONDS = 5
+
+
+class PlanConfig(dg.Config):
+    """`limit_rows`: take no more than this many rows, rounded up to whole batches; unset takes all."""
+
+    limit_rows: int | None = None
+
+
+class StepOps:
+    """The seven ops of one table."""
+
+    def __init__(self, settings: TableSettings) -> None:
+        self._settings = settings
+        self._prefix = asset_name(settings)
+
+    def plan(self) -> dg.OpDefinition:
+        """Plan needs its run's partitions and config, so it stands apart from the steps that only hand on."""
+        settings = self._settings
+
+        def plan(context: dg.AssetExecutionContext, config: PlanConfig) -> Plan:
+            session = _session(context, settings)
+            with engine_errors(context, session):
+                plan = plan_archive(session, run_windows(context, settings), limit_rows=config.limit_rows)
+            context.log.info(f"{len(plan.batches)} batches, {plan.eligible_rows} eligible rows, cutoff {plan.cutoff}")
+            for warning in plan.shape.warnings:
+                context.log.warning(warning)
+            return plan
+
+        return self._op("plan", plan, {}, dg.Out(Plan, io_manager_key="io_manager"))
+
+    def extract(self) -> dg.OpDefinition:
+        return self._step("extract", extract_batches, Plan, Extraction)
+
+    def compress(self) -> dg.OpDefinition:
+        return self._step("compress", compress_batches, Extraction, Encoding)
+
+    def upload(self) -> dg.OpDefinition:
+        return self._step("upload", upload_batches, Encoding, Upload)
+
+    def verify(self) -> dg.OpDefinition:
+        return self._step("verify", verify_batches, Upload, Verification)
+
+    def delete(self) -> dg.OpDefinition:
+        return self._step("delete", delete_batches, Verification, Deletion)
+
+    def report(self) -> dg.OpDefinition:
+        """Vacuum, report, materialization metadata per partition, asset checks."""
+        settings = self._settings
+        key = asset_key(settings)
+
+        def report(context: dg.AssetExecutionContext, before: Deletion) -> Iterator[Any]:
+            session = _session(context, settings)
+            with engine_errors(context, session):
+                report = report_archive(session, before)
+            shape = before.verification.upload.encoding.extraction.plan.shape
+            context.add_asset_metadata(report_metadata(report, shape), key)
+            for window in report.windows:
+                context.add_asset_metadata(window_metadata(report, window), key, window.window_key)
+            yield from archive_checks(report, key)
+            yield dg.Output(None, output_name="result")
+
+        out = {"result": dg.Out(dg.Nothing)}
+        out |= {f"{self._prefix}_{check}": dg.Out(dg.Nothing) for check in (CHECK_VERIFIED, CHECK_NOTHING_LEFT)}
+        return self._op("report", report, {"before": dg.In(Deletion)}, out)
+
+    def _step(self, step: str, run: Callable[[ArchiveSession, Any], Any], takes: type, gives: type) -> dg.OpDefinition:
+        settings = self._settings
+
+        def body(context: dg.AssetExecutionContext, before: Any) -> Any:
+            session = _session(context, settings)
+            with engine_errors(context, session):
+                after = run(session, before)
+            context.log.info(f"{step}: {len(after.batches)} batches in {after.seconds:.2f} s")
+            return after
+
+        return self._op(step, body, {"before": dg.In(takes)}, dg.Out(gives))
+
+    def _op(self, step: str, body: Callable[..., Any], ins: dict[str, dg.In], out: Any) -> dg.OpDefinition:
+        decorate = dg.op(
+            name=f"{self._prefix}__{step}",
+            description=STEP_DESCRIPTIONS[step],
+            ins=ins,
+            out=out,
+            required_resource_keys={RESOURCE_KEY},
+            pool=pool_of(self._settings.database),
+        )
+        return decorate(body)
+
+
+STEP_DESCRIPTIONS = {
+    "plan": "Locks the table, settles what a crash left open, cuts the windows' eligible rows into batches.",
+    "extract": "Copies rows and row versions of each batch out of one snapshot; takes no lock.",
+    "compress": "Encodes each batch into the object that will be stored, with its own SHA-256.",
+    "upload": "Stores each object under a key no other attempt can share, with its SHA-256 for the store to check.",
+    "verify": "Reads each object back: bytes, rows, count, keys, and a random sample against the live rows.",
+    "delete": "Writes each manifest, deletes exactly the proved row versions in one transaction, writes the receipt.",
+    "report": "Gives the space back and says what happened.",
+}
+
+
+def run_windows(context: dg.AssetExecutionContext, settings: TableSettings) -> list[Window]:
+    """The windows of the run's partitions, oldest first."""
+    unit = WindowUnit(settings.window)
+    return [window_of_key(unit, key, first=settings.first_window) for key in sorted(context.partition_keys)]
+
+
+@contextmanager
+def engine_errors(context: dg.AssetExecutionContext, session: ArchiveSession) -> Iterator[None]:
+    """Transient errors ask for a retry of the step; all others fail the run at once, in words."""
+    try:
+        yield
+    except ArchiverError as error:
+        if error.transient and context.retry_number < _MAX_RETRIES:
+            wait_seconds = _FIRST_RETRY_SECONDS * 2**context.retry_number
+            raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=wait_seconds) from error
+        session.progress.archive_failed(session.name, error)
+        raise dg.Failure(
+            description=str(error),
+            metadata={"error": type(error).__name__, "exit_code": error.exit_code},
+            allow_retries=False,
+        ) from error
+
+
+def _session(context: dg.AssetExecutionContext, settings: TableSettings) -> ArchiveSession:
+    runtime: ArchiverRuntime = getattr(context.resources, RESOURCE_KEY)
+    return runtime.session(settings)

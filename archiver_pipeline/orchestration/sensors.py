@@ -1,0 +1,114 @@
+"""What starts runs without a person: per database a sensor that asks the tables what is due, and a nightly schedule.
+
+Both ask the source for its oldest eligible row: the table itself says what is left to do, so no calendar can forget a
+window. Both are stopped until a person starts them.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import dagster as dg
+
+from archiver_pipeline.config.effective import DatabaseSettings, TableSettings
+from archiver_pipeline.config.loading import LoadedConfig
+from archiver_pipeline.engine.inventory import find_oldest_window
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.orchestration.names import asset_key, plain_name
+
+DATABASE_TAG = "archiver/database"
+TABLE_TAG = "archiver/table"
+_SENSOR_SECONDS = 300
+_NIGHTLY = "0 2 * * *"
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def due_sensor(config: LoadedConfig, database: DatabaseSettings) -> dg.SensorDefinition:
+    """Requests the oldest eligible window of every table of the database that has no run under way."""
+
+    @dg.sensor(
+        name=f"due_{plain_name(database.id)}",
+        asset_selection=[asset_key(table) for table in database.tables],
+        minimum_interval_seconds=_SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Asks {database.id} for its oldest eligible rows and requests their windows.",
+    )
+    def due(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        requests = _due_requests(config, database, context.instance, context.log)
+        return dg.SensorResult(requests) if requests else dg.SensorResult(skip_reason=_nothing_due(database))
+
+    return due
+
+
+def nightly_schedule(config: LoadedConfig, database: DatabaseSettings) -> dg.ScheduleDefinition:
+    """Once a night, what the sensor would request."""
+
+    @dg.schedule(
+        name=f"nightly_{plain_name(database.id)}",
+        cron_schedule=_NIGHTLY,
+        execution_timezone="UTC",
+        job_name="__ASSET_JOB",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Every night: the oldest eligible window of every table of {database.id}.",
+    )
+    def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        requests = _due_requests(config, database, context.instance, context.log)
+        return requests or dg.SkipReason(_nothing_due(database))
+
+    return nightly
+
+
+def _due_requests(
+    config: LoadedConfig, database: DatabaseSettings, instance: dg.DagsterInstance, log: logging.Logger
+) -> list[dg.RunRequest]:
+    """One request per table that has something due and no run under way.
+
+    A table that cannot be asked is an error in the log; when no table could be asked the tick fails, because not
+    having looked is not the same as nothing due.
+    """
+    requests, problems = [], []
+    for table in database.tables:
+        if _is_under_way(instance, table):
+            continue
+        try:
+            requests += _request(config, database, table)
+        except ArchiverError as error:
+            log.error("%s: %s", table.qualified_name, error)
+            problems.append(f"{table.qualified_name}: {error}")
+    if problems and not requests:
+        raise dg.Failure("could not look for due rows: " + "; ".join(problems))
+    return requests
+
+
+def _request(config: LoadedConfig, database: DatabaseSettings, table: TableSettings) -> list[dg.RunRequest]:
+    session = ArchiveSession(table, database, config.store, run_id="sensor")
+    try:
+        window = find_oldest_window(session)
+    finally:
+        session.close()
+    if window is None:
+        return []
+    return [dg.RunRequest(asset_selection=[asset_key(table)], partition_key=window.key, tags=run_tags(table))]
+
+
+def run_tags(table: TableSettings) -> dict[str, str]:
+    """Tags by which runs of a database or table are found and limited."""
+    return {DATABASE_TAG: plain_name(table.database), TABLE_TAG: plain_name(table.qualified_name)}
+
+
+def _is_under_way(instance: dg.DagsterInstance, table: TableSettings) -> bool:
+    found: Sequence[object] = instance.get_run_records(
+        dg.RunsFilter(tags=run_tags(table), statuses=_UNFINISHED), limit=1
+    )
+    return bool(found)
+
+
+def _nothing_due(database: DatabaseSettings) -> str:
+    tables = ", ".join(table.qualified_name for table in database.tables)
+    return f"asked {tables}: nothing is older than retention, or a run is under way"

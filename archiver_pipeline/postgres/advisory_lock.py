@@ -1,0 +1,123 @@
+"""The table lock: a session-level advisory lock on a connection of its own.
+
+The key is the first half of SHA-256 over the table's name, so it is the same in every process and version. Advisory
+locks are per database. A second key guards the moment of decision: delete transactions take it shared, and whoever
+settles a batch of unknown fate takes it exclusively, so that no delete is in flight while the fate is read.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from psycopg import Error, sql
+
+from archiver_pipeline.config.effective import SourceSettings
+from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.errors import LockHeldError, LockLostError
+from archiver_pipeline.postgres.connection import Connection, connect, fetch_one, source_errors
+
+
+@dataclass(frozen=True, slots=True)
+class LockKey:
+    """The two 32-bit halves that `pg_locks` shows."""
+
+    high: int
+    low: int
+
+    @property
+    def value(self) -> int:
+        """The signed 64-bit number that the advisory lock functions take."""
+        unsigned = (self.high << 32) | self.low
+        return unsigned - (1 << 64) if unsigned >= 1 << 63 else unsigned
+
+
+def table_key(name: TableName) -> LockKey:
+    return _key("table", name)
+
+
+def settle_key(name: TableName) -> LockKey:
+    return _key("settle", name)
+
+
+def _key(purpose: str, name: TableName) -> LockKey:
+    text = "\x00".join(["archiver_pipeline", purpose, name.schema, name.table])
+    digest = hashlib.sha256(text.encode()).digest()
+    return LockKey(int.from_bytes(digest[:4]), int.from_bytes(digest[4:8]))
+
+
+class AdvisoryTableLock:
+    """A held table lock. `token` names this lock session; another process, or this one after a loss, gets another."""
+
+    def __init__(self, source: SourceSettings, name: TableName, connection: Connection, key: LockKey) -> None:
+        self._source = source
+        self._name = name
+        self._connection = connection
+        self.key = key
+        self.backend_pid = connection.info.backend_pid
+        self.token = self._session_token()
+
+    def require_held(self) -> None:
+        """Raises LockLostError when the session that holds the lock is gone or no longer holds it."""
+        try:
+            held = is_held(self._connection, self.key, self.backend_pid)
+        except Error as error:
+            raise LockLostError(f"{self._name}: the connection that held the table lock is gone") from error
+        if not held:
+            raise LockLostError(f"{self._name}: the table lock is no longer held")
+
+    def release(self) -> None:
+        """Close the session, which frees the lock. Safe to repeat."""
+        self._connection.close()
+
+    def _session_token(self) -> str:
+        (started,) = fetch_one(
+            self._connection,
+            sql.SQL(
+                "SELECT backend_start::pg_catalog.text FROM pg_catalog.pg_stat_activity"
+                " WHERE pid = pg_catalog.pg_backend_pid()"
+            ),
+        )
+        return f"{self.backend_pid}@{started}"
+
+
+def acquire_table_lock(source: SourceSettings, name: TableName) -> AdvisoryTableLock:
+    """Take the table lock without waiting.
+
+    Raises LockHeldError that names the holder and since when it is connected.
+    """
+    connection = connect(source)
+    key = table_key(name)
+    with source_errors(source):
+        (taken,) = fetch_one(connection, sql.SQL("SELECT pg_catalog.pg_try_advisory_lock(%s)"), (key.value,))
+        if taken:
+            return AdvisoryTableLock(source, name, connection, key)
+        holder = _holder(connection, key)
+        connection.close()
+    raise LockHeldError(f"{name} is being worked on by {holder}", hint="wait for that run, or stop it, then run again")
+
+
+def is_held(connection: Connection, key: LockKey, backend_pid: int) -> bool:
+    """Whether the backend holds the lock, as the server sees it. Works on any connection to the same database."""
+    (held,) = fetch_one(
+        connection,
+        sql.SQL(
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND classid = %s::pg_catalog.oid AND objid = %s::pg_catalog.oid AND objsubid = 1 AND pid = %s"
+            " AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))"
+        ),
+        (key.high, key.low, backend_pid),
+    )
+    return bool(held)
+
+
+def _holder(connection: Connection, key: LockKey) -> str:
+    row = connection.execute(
+        "SELECT a.application_name, a.usename::text, a.client_addr::text, a.pid, a.backend_start::text"
+        " FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
+        " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
+        " AND l.classid = %s::pg_catalog.oid AND l.objid = %s::pg_catalog.oid",
+        (key.high, key.low),
+    ).fetchone()
+    if row is None:
+        return "a session that has just ended"
+    application, user, address, pid, since = row
+    return f"{application or 'a session'} (user {user}, from {address or 'local'}, backend {pid}, since {since})"

@@ -1,0 +1,126 @@
+"""Connections with pinned settings, and the one place that translates driver errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, errors, sql
+
+from archiver_pipeline.config.effective import SourceSettings
+from archiver_pipeline.errors import (
+    ArchiverError,
+    NetworkError,
+    PermissionDeniedError,
+    ResourcesError,
+    SourceError,
+)
+
+CONNECT_TIMEOUT_SECONDS = 10
+PINNED_SETTINGS = {
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "iso_8601",
+    "extra_float_digits": "3",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "client_encoding": "UTF8",
+    "search_path": "",
+    "jit": "off",
+    "row_security": "off",
+}
+"""With these a value's text is exact, and the same whoever asks. `row_security = off` turns a policy that would hide
+rows into an error."""
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_SQLSTATE_NETWORK = ("08", "57P01", "57P02", "57P03", "40001", "40P01")
+_SQLSTATE_RESOURCES = ("53",)
+_SQLSTATE_PERMISSION = ("42501", "28")
+
+
+class RowsLockedError(SourceError):
+    """An application holds a lock on the table or on one of the rows."""
+
+
+def connect(source: SourceSettings, **settings: str) -> Connection:
+    """Open an autocommit connection with pinned settings; `settings` are further PostgreSQL settings.
+
+    Raises NetworkError, PermissionDeniedError or ResourcesError.
+    """
+    with source_errors(source):
+        return psycopg.connect(connection_string(source, **settings), autocommit=True)
+
+
+def connection_string(source: SourceSettings, **settings: str) -> str:
+    """A libpq connection string. It holds the password: never log it."""
+    pinned = PINNED_SETTINGS | settings
+    options = " ".join(f"-c {name}={_escaped(value)}" for name, value in pinned.items())
+    password = source.password.get_secret_value() if source.password else None
+    return conninfo.make_conninfo(
+        "",
+        host=source.host,
+        port=source.port,
+        dbname=source.dbname,
+        user=source.user,
+        password=password,
+        sslmode=source.sslmode,
+        application_name=source.application_name,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        keepalives_idle=30,
+        keepalives_interval=10,
+        keepalives_count=3,
+        options=options,
+    )
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+@contextmanager
+def source_errors(source: SourceSettings) -> Iterator[None]:
+    """Translate driver errors. Only the server's primary message is kept: its detail may quote row content."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translated(error, source) from None
+
+
+def translated(error: psycopg.Error, source: SourceSettings) -> ArchiverError:
+    """The error of ours for a driver's error."""
+    message = error.diag.message_primary or str(error).strip().splitlines()[0]
+    place = f"{source.host}:{source.port}/{source.dbname}"
+    if isinstance(error, errors.LockNotAvailable):
+        return RowsLockedError(f"{place}: {message}")
+    return error_of_sqlstate(error.sqlstate, f"{place}: {message}")
+
+
+def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
+    """The class of ours for an SQLSTATE; None means that the server never answered or the line was cut.
+
+    Source of the codes: PostgreSQL documentation, appendix A.
+    """
+    if sqlstate is None:
+        if "authentication failed" in text or "no password supplied" in text:
+            return PermissionDeniedError(text, hint="check user and password_env of this database")
+        if "too many clients" in text or "connection slots" in text:
+            return ResourcesError(text, hint="lower connection_pool_size or raise max_connections")
+        if "does not exist" in text:
+            return SourceError(text, hint="check the name and the user of this database")
+        return NetworkError(text, hint="check host, port and that the server is running")
+    if sqlstate.startswith(_SQLSTATE_PERMISSION):
+        return PermissionDeniedError(text, hint="grant the privilege; `archiver check` lists what is needed")
+    if sqlstate.startswith(_SQLSTATE_RESOURCES):
+        return ResourcesError(text)
+    if sqlstate.startswith(_SQLSTATE_NETWORK):
+        return NetworkError(text)
+    return SourceError(f"{text} (SQLSTATE {sqlstate})")
+
+
+def fetch_one(connection: Connection, query: sql.SQL | sql.Composed, parameters: Any = None) -> tuple[Any, ...]:
+    """The single row of a query that always has one."""
+    row = connection.execute(query, parameters).fetchone()
+    if row is None:
+        raise SourceError("the server returned no row where one always exists")
+    return row

@@ -1,0 +1,157 @@
+"""Streams a batch's rows and row versions out of one snapshot, as Arrow, without a Python step per row."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import adbc_driver_manager
+import numpy as np
+import pyarrow as pa
+from adbc_driver_postgresql import dbapi
+from psycopg import sql
+
+from archiver_pipeline.codec.rows import key_schema
+from archiver_pipeline.codec.versions import CTID, TABLEOID, XMIN
+from archiver_pipeline.config.effective import SourceSettings
+from archiver_pipeline.domain.batch import PlannedBatch
+from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.errors import SourceError
+from archiver_pipeline.postgres.connection import connection_string, error_of_sqlstate
+from archiver_pipeline.postgres.eligible import ALIAS, batch_condition, order_columns, table_reference
+from archiver_pipeline.postgres.rendering import key_values, rendered_columns, row_alias
+
+_BATCH_HINT_BYTES = 4 << 20
+_READ_ONLY_SNAPSHOT = {
+    "default_transaction_isolation": "repeatable read",
+    "default_transaction_read_only": "on",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RowsAndVersions:
+    """A stretch of a batch: `text` is its rows as JSON lines, `versions` their row versions in the same order."""
+
+    text: memoryview
+    versions: pa.RecordBatch
+    longest_row_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFacts:
+    """What the same snapshot says of a batch by a second, independent statement. Times are PostgreSQL text."""
+
+    rows: int
+    first_row_time: str
+    last_row_time: str
+    taken_at: datetime
+
+
+class RowStream:
+    """A connection that reads batches, each in one short REPEATABLE READ READ ONLY transaction."""
+
+    def __init__(self, source: SourceSettings) -> None:
+        self._source = source
+        with adbc_errors(source):
+            self._connection = dbapi.connect(connection_string(source, **_READ_ONLY_SNAPSHOT), autocommit=False)
+
+    def close(self) -> None:
+        with adbc_errors(self._source):
+            self._connection.close()
+
+    def cancel(self) -> None:
+        """Stop the running statement; safe from another thread."""
+        with adbc_errors(self._source):
+            self._connection.adbc_cancel()
+
+    def read_batch(
+        self, shape: TableShape, batch: PlannedBatch, cutoff: datetime
+    ) -> tuple[SnapshotFacts, Iterator[RowsAndVersions]]:
+        """Open the snapshot and return its facts and the rows; the snapshot ends when the rows are exhausted."""
+        with adbc_errors(self._source):
+            facts = self._facts(shape, batch, cutoff)
+        return facts, self._rows(shape, batch, cutoff)
+
+    def _facts(self, shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> SnapshotFacts:
+        with self._connection.cursor() as cursor:
+            cursor.execute(_facts_query(shape, batch, cutoff).as_string())
+            rows, first, last, taken_at = cursor.fetchall()[0]
+        return SnapshotFacts(int(rows), first or "", last or "", datetime.fromisoformat(taken_at))
+
+    def _rows(self, shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> Iterator[RowsAndVersions]:
+        try:
+            with adbc_errors(self._source), self._connection.cursor() as cursor:
+                hint = {"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_HINT_BYTES)}
+                cursor.adbc_statement.set_options(**hint)
+                cursor.execute(_rows_query(shape, batch, cutoff).as_string())
+                for record_batch in cursor.fetch_record_batch():
+                    if record_batch.num_rows:
+                        yield _split(record_batch, shape)
+        finally:
+            with adbc_errors(self._source):
+                self._connection.rollback()
+
+
+def versions_schema(shape: TableShape) -> pa.Schema:
+    """The Arrow schema of row versions: tableoid, ctid, xmin, then the key columns."""
+    system = [pa.field(TABLEOID, pa.int64()), pa.field(CTID, pa.string()), pa.field(XMIN, pa.int64())]
+    return pa.schema([*system, *key_schema(shape.key)])
+
+
+@contextmanager
+def adbc_errors(source: SourceSettings) -> Iterator[None]:
+    """Translate driver errors, keeping the first line only: later lines quote the query and its literals."""
+    try:
+        yield
+    except adbc_driver_manager.Error as error:
+        place = f"{source.host}:{source.port}/{source.dbname}"
+        raise error_of_sqlstate(error.sqlstate or None, f"{place}: {_first_line(str(error))}") from None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no answer"
+
+
+def _facts_query(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sql.Composed:
+    column = order_columns(shape)[0]
+    return sql.SQL(
+        "SELECT pg_catalog.count(*), pg_catalog.min({0})::pg_catalog.text, pg_catalog.max({0})::pg_catalog.text,"
+        " pg_catalog.clock_timestamp()::pg_catalog.text FROM {1} AS {2} WHERE {3}"
+    ).format(column, table_reference(shape.name), ALIAS, batch_condition(shape, batch, cutoff))
+
+
+def _rows_query(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sql.Composed:
+    """One statement for rows and versions, so that both come from the same tuples in the same order."""
+    alias = row_alias(shape.columns)
+    keys = key_values(shape.key, shape.columns, ALIAS)
+    return sql.SQL(
+        "SELECT pg_catalog.row_to_json({alias})::pg_catalog.text || E'\\n', {table_alias}.tableoid::pg_catalog.int8,"
+        " {table_alias}.ctid::pg_catalog.text, {table_alias}.xmin::pg_catalog.text::pg_catalog.int8, {keys}"
+        " FROM {table} AS {table_alias} CROSS JOIN LATERAL (SELECT {columns} OFFSET 0) AS {alias} WHERE {condition}"
+    ).format(
+        alias=alias,
+        table_alias=ALIAS,
+        keys=sql.SQL(", ").join(keys),
+        table=table_reference(shape.name),
+        columns=rendered_columns(shape.columns, ALIAS),
+        condition=batch_condition(shape, batch, cutoff),
+    )
+
+
+def _split(record_batch: pa.RecordBatch, shape: TableShape) -> RowsAndVersions:
+    text, offsets = _contiguous_text(record_batch.column(0))
+    schema = versions_schema(shape)
+    columns: list[Any] = record_batch.columns[1:]
+    versions = pa.RecordBatch.from_arrays(columns, names=schema.names).cast(schema)
+    return RowsAndVersions(text, versions, int(np.diff(offsets).max(initial=0)))
+
+
+def _contiguous_text(column: pa.Array) -> tuple[memoryview, Any]:
+    """The string column's buffer, which already is the lines one after the other, and the line offsets in it."""
+    if column.null_count:
+        raise SourceError("the server returned a row without text")
+    _, offset_buffer, data = column.buffers()
+    width = np.int64 if pa.types.is_large_string(column.type) else np.int32
+    offsets = np.frombuffer(offset_buffer, dtype=width)[column.offset : column.offset + len(column) + 1]
+    return memoryview(data)[int(offsets[0]) : int(offsets[-1])], offsets

@@ -1,0 +1,283 @@
+"""Deletes exactly the row versions that were proved, in one transaction, or nothing.
+
+A row version is named by (tableoid, xmin, key). ctid is only the fast way to it and proves nothing alone: rows loaded
+by one transaction share xmin, and VACUUM FULL or CLUSTER moves another of them under the same ctid.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+from psycopg import sql
+
+from archiver_pipeline.config.effective import SourceSettings
+from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.errors import LockLostError, PreflightError, SourceError
+from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, is_held, settle_key
+from archiver_pipeline.postgres.catalog import table_fingerprint
+from archiver_pipeline.postgres.connection import Connection, connect, fetch_one, source_errors
+from archiver_pipeline.postgres.eligible import (
+    ALIAS,
+    source_clock,
+    table_reference,
+    timestamp_literal,
+    typed_literal,
+)
+
+_VERSIONS = sql.SQL("pg_temp.archiver_versions")
+_KEYS = sql.SQL("pg_temp.archiver_keys")
+_SETTLE_WAIT_MS = 60_000
+
+
+class VersionsChangedError(SourceError):
+    """Fewer rows matched than were proved: some row was changed, deleted or moved since. Nothing was deleted."""
+
+    def __init__(self, message: str, *, matched_rows: int) -> None:
+        super().__init__(message)
+        self.matched_rows = matched_rows
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteGuard:
+    """What must still be true inside the delete transaction. `last_row_time` is PostgreSQL text."""
+
+    lock: AdvisoryTableLock
+    retention_days: int
+    last_row_time: str
+    lock_timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """Why a batch could not be deleted: rows no longer there as proved, and rows an application has locked."""
+
+    changed_rows: int
+    locked_rows: int
+    locked_keys: tuple[tuple[str, ...], ...]
+
+
+class DeleteSession:
+    """A connection with its temporary tables for one table's row versions. One transaction at a time."""
+
+    def __init__(self, source: SourceSettings, shape: TableShape) -> None:
+        self._source = source
+        self._shape = shape
+        self._connection = connect(source, enable_nestloop="off", enable_mergejoin="off")
+        with source_errors(source):
+            _create_temporary_tables(self._connection, shape)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def cancel(self) -> None:
+        """Stop the running statement; safe from another thread."""
+        self._connection.cancel_safe(timeout=5)
+
+    def delete_versions(self, versions: pa.Table, guard: DeleteGuard) -> None:
+        """Delete exactly these row versions and commit.
+
+        Raises VersionsChangedError or RowsLockedError after a rollback: nothing was deleted. Raises NetworkError when
+        the connection broke: the outcome is unknown until it is settled.
+        """
+        with self._delete_transaction(guard):
+            self._load_versions(versions)
+            self._delete_loaded(versions.num_rows)
+
+    def delete_keys(self, keys: pa.Table, guard: DeleteGuard) -> None:
+        """As `delete_versions`, for row versions known by xmin and key only, as a manifest has them."""
+        with self._delete_transaction(guard):
+            self._load_keys(keys)
+            located = self._locate_loaded_keys()
+            if located != keys.num_rows:
+                raise VersionsChangedError(f"{located} of {keys.num_rows} rows are as proved", matched_rows=located)
+            self._delete_loaded(keys.num_rows)
+
+    def settle(self, keys: pa.Table, decide: Callable[[int], None], lock: AdvisoryTableLock) -> None:
+        """Call `decide` with the number of these row versions that are in the table, while no delete is in flight.
+
+        A delete whose client died may still be committing; the exclusive settle lock waits for its end.
+        """
+        with source_errors(self._source), self._connection.transaction():
+            self._set_lock_timeout(_SETTLE_WAIT_MS)
+            self._connection.execute(
+                "SELECT pg_catalog.pg_advisory_xact_lock(%s)", (settle_key(self._shape.name).value,)
+            )
+            self._require_lock(lock)
+            self._load_keys(keys)
+            decide(self._locate_loaded_keys())
+
+    def explain_refusal(self, versions: pa.Table) -> LeftBehind:
+        """Tell changed rows from locked ones after a refused delete. Locks what it can for a moment; deletes nothing."""
+        with source_errors(self._source), self._connection.transaction(force_rollback=True):
+            self._load_versions(versions)
+            present = self._count_present()
+            lockable = self._lockable_keys()
+            locked = self._locked_keys() if lockable < present else ()
+        return LeftBehind(versions.num_rows - present, present - lockable, locked)
+
+    @contextmanager
+    def _delete_transaction(self, guard: DeleteGuard) -> Iterator[None]:
+        with source_errors(self._source), self._connection.transaction():
+            self._set_lock_timeout(guard.lock_timeout_ms)
+            self._join_deletes()
+            self._require_lock(guard.lock)
+            yield
+            self._require_unchanged_columns()
+            self._require_past_retention(guard)
+
+    def _set_lock_timeout(self, milliseconds: int) -> None:
+        self._connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (f"{milliseconds}ms",))
+
+    def _join_deletes(self) -> None:
+        """Hold the settle lock shared, so that nobody reads a batch's fate while this delete is in flight."""
+        (joined,) = fetch_one(
+            self._connection,
+            sql.SQL("SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s)"),
+            (settle_key(self._shape.name).value,),
+        )
+        if not joined:
+            raise LockLostError(f"{self._shape.name}: another session is settling batches of this table")
+
+    def _require_lock(self, lock: AdvisoryTableLock) -> None:
+        if not is_held(self._connection, lock.key, lock.backend_pid):
+            raise LockLostError(f"{self._shape.name}: the table lock was lost; nothing more is deleted")
+
+    def _require_unchanged_columns(self) -> None:
+        """After the delete has its table lock no column can change, and before it none may have."""
+        if table_fingerprint(self._connection, self._shape.name) != self._shape.fingerprint:
+            raise VersionsChangedError("the table's columns changed since the rows were read", matched_rows=0)
+
+    def _require_past_retention(self, guard: DeleteGuard) -> None:
+        shape = self._shape
+        now = source_clock(self._connection)
+        cutoff = timestamp_literal(shape, now - timedelta(days=guard.retention_days))
+        last = typed_literal(guard.last_row_time, shape.timestamp_type.value)
+        (is_past,) = fetch_one(self._connection, sql.SQL("SELECT {} < {}").format(last, cutoff))
+        if not is_past:
+            raise PreflightError(
+                f"{shape.name}: rows up to {guard.last_row_time} are younger than retention by the source's clock"
+            )
+
+    def _load_versions(self, versions: pa.Table) -> None:
+        self._truncate()
+        self._copy_in(_VERSIONS, versions)
+
+    def _load_keys(self, keys: pa.Table) -> None:
+        self._truncate()
+        self._copy_in(_KEYS, keys)
+
+    def _truncate(self) -> None:
+        self._connection.execute(sql.SQL("DELETE FROM {}").format(_VERSIONS))
+        self._connection.execute(sql.SQL("DELETE FROM {}").format(_KEYS))
+
+    def _copy_in(self, target: sql.SQL, rows: pa.Table) -> None:
+        sink = io.BytesIO()
+        pa_csv.write_csv(rows, sink, pa_csv.WriteOptions(include_header=False))
+        copy = sql.SQL("COPY {} FROM STDIN (FORMAT csv)").format(target)
+        with self._connection.cursor() as cursor, cursor.copy(copy) as stream:
+            stream.write(sink.getbuffer())
+
+    def _delete_loaded(self, expected_rows: int) -> None:
+        cursor = self._connection.execute(_delete_query(self._shape))
+        if cursor.rowcount != expected_rows:
+            raise VersionsChangedError(
+                f"{cursor.rowcount} of {expected_rows} rows are as proved", matched_rows=cursor.rowcount
+            )
+
+    def _locate_loaded_keys(self) -> int:
+        """Find the loaded keys' row versions by key and xmin, and load their ctids; returns how many there are."""
+        cursor = self._connection.execute(_locate_query(self._shape))
+        return cursor.rowcount
+
+    def _count_present(self) -> int:
+        (rows,) = fetch_one(self._connection, sql.SQL("SELECT pg_catalog.count(*) {}").format(_matching(self._shape)))
+        return int(rows)
+
+    def _lockable_keys(self) -> int:
+        """Lock every matching row that is free and remember its key; returns how many."""
+        keys = sql.SQL(", ").join(_temporary_key_names(self._shape))
+        cursor = self._connection.execute(
+            sql.SQL(
+                "WITH free AS (SELECT v_xmin, {keys} {matching} FOR UPDATE OF {alias} SKIP LOCKED)"
+                " INSERT INTO {target} SELECT * FROM free"
+            ).format(keys=keys, matching=_matching(self._shape), alias=ALIAS, target=_KEYS)
+        )
+        return cursor.rowcount
+
+    def _locked_keys(self) -> tuple[tuple[str, ...], ...]:
+        keys = _temporary_key_names(self._shape)
+        texts = sql.SQL(", ").join(sql.SQL("{}::pg_catalog.text").format(name) for name in keys)
+        names = sql.SQL(", ").join(keys)
+        rows = self._connection.execute(
+            sql.SQL(
+                "SELECT {texts} FROM (SELECT v_xmin, {names} {matching} EXCEPT SELECT * FROM {free}) AS locked"
+            ).format(texts=texts, names=names, matching=_matching(self._shape), free=_KEYS)
+        ).fetchall()
+        return tuple(tuple(row) for row in rows)
+
+
+def _create_temporary_tables(connection: Connection, shape: TableShape) -> None:
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(name, sql.SQL(part.type))
+        for name, part in zip(_temporary_key_names(shape), shape.key, strict=True)
+    )
+    connection.execute(
+        sql.SQL(
+            "CREATE TEMPORARY TABLE archiver_versions (v_tableoid pg_catalog.oid, v_ctid pg_catalog.tid,"
+            " v_xmin pg_catalog.xid, {}) ON COMMIT DELETE ROWS"
+        ).format(columns)
+    )
+    connection.execute(
+        sql.SQL("CREATE TEMPORARY TABLE archiver_keys (v_xmin pg_catalog.xid, {}) ON COMMIT DELETE ROWS").format(
+            columns
+        )
+    )
+
+
+def _temporary_key_names(shape: TableShape) -> list[sql.Identifier]:
+    return [sql.Identifier(f"v_key_{position}") for position in range(len(shape.key))]
+
+
+def _key_match(shape: TableShape, alias: str) -> sql.Composed:
+    return sql.SQL(" AND ").join(
+        sql.SQL("{}.{} = {}.{}").format(ALIAS, sql.Identifier(part.name), sql.Identifier(alias), name)
+        for part, name in zip(shape.key, _temporary_key_names(shape), strict=True)
+    )
+
+
+def _version_match(shape: TableShape) -> sql.Composed:
+    return sql.SQL(
+        "{alias}.ctid = ANY(ARRAY(SELECT v_ctid FROM {versions})) AND {alias}.tableoid = v.v_tableoid"
+        " AND {alias}.ctid = v.v_ctid AND {alias}.xmin = v.v_xmin AND {keys}"
+    ).format(alias=ALIAS, versions=_VERSIONS, keys=_key_match(shape, "v"))
+
+
+def _matching(shape: TableShape) -> sql.Composed:
+    return sql.SQL("FROM {} AS {} JOIN {} AS v ON {}").format(
+        table_reference(shape.name), ALIAS, _VERSIONS, _version_match(shape)
+    )
+
+
+def _delete_query(shape: TableShape) -> sql.Composed:
+    return sql.SQL("DELETE FROM {} AS {} USING {} AS v WHERE {}").format(
+        table_reference(shape.name), ALIAS, _VERSIONS, _version_match(shape)
+    )
+
+
+def _locate_query(shape: TableShape) -> sql.Composed:
+    names = sql.SQL(", ").join(_temporary_key_names(shape))
+    return sql.SQL(
+        "INSERT INTO {versions} SELECT {alias}.tableoid, {alias}.ctid, {alias}.xmin, {names}"
+        " FROM {table} AS {alias} JOIN {keys} AS k ON {alias}.xmin = k.v_xmin AND {match}"
+    ).format(
+        versions=_VERSIONS,
+        alias=ALIAS,
+        names=names,
+        table=table_reference(shape.name),
+        keys=_KEYS,
+        match=_key_match(shape, "k"),
+    )

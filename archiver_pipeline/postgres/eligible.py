@@ -1,0 +1,194 @@
+"""Which rows are old enough: always by the source's own clock, in UTC, strictly older than retention."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import sql
+
+from archiver_pipeline.domain.batch import PlannedBatch
+from archiver_pipeline.domain.table import TableName, TableShape, TimestampType
+from archiver_pipeline.domain.windows import Window
+from archiver_pipeline.postgres.connection import Connection, fetch_one
+
+ALIAS = sql.Identifier("t")
+_AVERAGE_SAMPLE_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Eligible:
+    """What a window holds that is old enough. `row_bytes` is the average length of a row's JSON text."""
+
+    rows: int
+    row_bytes: float
+
+
+def source_clock(connection: Connection) -> datetime:
+    """The source's time, aware."""
+    (now,) = fetch_one(connection, sql.SQL("SELECT pg_catalog.clock_timestamp()"))
+    if not isinstance(now, datetime):
+        raise TypeError("clock_timestamp() did not return a time")
+    return now
+
+
+def table_reference(name: TableName) -> sql.Identifier:
+    return sql.Identifier(name.schema, name.table)
+
+
+def timestamp_literal(shape: TableShape, moment: datetime) -> sql.Composed:
+    """A moment as a literal of the column's type; naive columns hold UTC. A date is the day that `moment` lies in,
+    so `column < literal` never takes a day that is not over."""
+    text = moment.strftime("%Y-%m-%d" if shape.timestamp_type is TimestampType.date else "%Y-%m-%d %H:%M:%S.%f")
+    suffix = "+00" if shape.timestamp_type is TimestampType.timestamptz else ""
+    return typed_literal(text + suffix, shape.timestamp_type.value)
+
+
+def typed_literal(text: str, type_name: str) -> sql.Composed:
+    """A literal with its type. `type_name` comes from the catalog, already quoted by the server."""
+    return sql.SQL("{}::{}").format(sql.Literal(text), sql.SQL(type_name))
+
+
+def window_condition(shape: TableShape, window: Window, cutoff: datetime) -> sql.Composed:
+    """Rows of the window that are older than the cutoff (exclusive); the first window is open to the past."""
+    column = sql.SQL("{}.{}").format(ALIAS, sql.Identifier(shape.timestamp_column))
+    end = timestamp_literal(shape, min(window.end, cutoff))
+    condition = sql.SQL("{} < {}").format(column, end)
+    if window.open_start:
+        return condition
+    return sql.SQL("{} >= {} AND {}").format(column, timestamp_literal(shape, window.start), condition)
+
+
+def batch_condition(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sql.Composed:
+    """Rows of one batch: the window's, between the batch's bounds, without the excluded keys."""
+    parts = [window_condition(shape, batch.window, cutoff)]
+    if batch.lower is not None:
+        parts.append(_bound(shape, batch.lower, ">", ">="))
+    if batch.upper is not None:
+        parts.append(_bound(shape, batch.upper, "<=", "<="))
+    if batch.excluded_keys:
+        parts.append(_without_keys(shape, batch.excluded_keys))
+    return sql.SQL(" AND ").join(parts)
+
+
+def _bound(shape: TableShape, bound: tuple[str, ...], row_operator: str, time_operator: str) -> sql.Composed:
+    """A keyset bound, with the timestamp alone in front so that an index on it alone serves."""
+    types = [shape.timestamp_type.value, *(part.type for part in shape.key)]
+    literals = [typed_literal(text, name) for text, name in zip(bound, types, strict=True)]
+    columns = order_columns(shape)
+    return sql.SQL("{} {} {} AND ROW({}) {} ROW({})").format(
+        columns[0],
+        sql.SQL(time_operator),
+        literals[0],
+        sql.SQL(", ").join(columns),
+        sql.SQL(row_operator),
+        sql.SQL(", ").join(literals),
+    )
+
+
+def _without_keys(shape: TableShape, keys: tuple[tuple[str, ...], ...]) -> sql.Composed:
+    rows = [
+        sql.SQL("({})").format(
+            sql.SQL(", ").join(typed_literal(text, part.type) for text, part in zip(key, shape.key, strict=True))
+        )
+        for key in keys
+    ]
+    return sql.SQL("ROW({}) NOT IN (VALUES {})").format(
+        sql.SQL(", ").join(order_columns(shape)[1:]), sql.SQL(", ").join(rows)
+    )
+
+
+def order_columns(shape: TableShape) -> list[sql.Composed]:
+    """The columns batches are cut along: timestamp, then key."""
+    names = [shape.timestamp_column, *(part.name for part in shape.key)]
+    return [sql.SQL("{}.{}").format(ALIAS, sql.Identifier(name)) for name in names]
+
+
+def measure_eligible(connection: Connection, shape: TableShape, window: Window, cutoff: datetime) -> Eligible:
+    """Count the window's eligible rows and sample their length."""
+    condition = window_condition(shape, window, cutoff)
+    (rows,) = fetch_one(
+        connection,
+        sql.SQL("SELECT pg_catalog.count(*) FROM {} AS {} WHERE {}").format(
+            table_reference(shape.name), ALIAS, condition
+        ),
+    )
+    (average,) = fetch_one(
+        connection,
+        sql.SQL(
+            "SELECT coalesce(pg_catalog.avg(pg_catalog.octet_length(pg_catalog.row_to_json(s)::pg_catalog.text)), 0)"
+            " FROM (SELECT {alias}.* FROM {table} AS {alias} WHERE {condition} LIMIT {limit}) AS s"
+        ).format(
+            alias=ALIAS,
+            table=table_reference(shape.name),
+            condition=condition,
+            limit=sql.Literal(_AVERAGE_SAMPLE_ROWS),
+        ),
+    )
+    return Eligible(int(rows), float(average))
+
+
+def batch_bounds(
+    connection: Connection,
+    shape: TableShape,
+    window: Window,
+    cutoff: datetime,
+    *,
+    batch_size: int,
+    limit_rows: int,
+) -> list[tuple[str, ...]]:
+    """The last (timestamp, key) of each batch among the first `limit_rows` eligible rows, as text, in order."""
+    columns = sql.SQL(", ").join(order_columns(shape))
+    names = [sql.Identifier(f"c{position}") for position in range(len(shape.key) + 1)]
+    named = sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(column, name) for column, name in zip(order_columns(shape), names, strict=True)
+    )
+    query = sql.SQL(
+        "WITH numbered AS (SELECT {named}, pg_catalog.row_number() OVER (ORDER BY {columns}) AS position"
+        " FROM {table} AS {alias} WHERE {condition} ORDER BY {columns} LIMIT {limit})"
+        " SELECT {texts} FROM numbered WHERE position % {size} = 0"
+        " OR position = (SELECT pg_catalog.max(position) FROM numbered) ORDER BY position"
+    ).format(
+        texts=sql.SQL(", ").join(sql.SQL("{}::pg_catalog.text").format(name) for name in names),
+        named=named,
+        columns=columns,
+        table=table_reference(shape.name),
+        alias=ALIAS,
+        condition=window_condition(shape, window, cutoff),
+        limit=sql.Literal(limit_rows),
+        size=sql.Literal(batch_size),
+    )
+    return [tuple(row) for row in connection.execute(query).fetchall()]
+
+
+def oldest_eligible(
+    connection: Connection, shape: TableShape, end: datetime, *, after: datetime | None
+) -> datetime | None:
+    """The time of the oldest row before `end` (exclusive), at or after `after`; None when there is none.
+
+    A time that no Python datetime can hold (-infinity, BC) comes back as the earliest one that it can.
+    """
+    column = sql.SQL("{}.{}").format(ALIAS, sql.Identifier(shape.timestamp_column))
+    condition = sql.SQL("{} < {}").format(column, timestamp_literal(shape, end))
+    if after is not None:
+        condition = sql.SQL("{} >= {} AND {}").format(column, timestamp_literal(shape, after), condition)
+    query = sql.SQL(
+        "SELECT CASE WHEN m < '0002-01-01'::pg_catalog.timestamp THEN '0002-01-01'::pg_catalog.timestamp ELSE m END"
+        " FROM (SELECT pg_catalog.min({})::pg_catalog.timestamp AS m FROM {} AS {} WHERE {}) AS oldest"
+    ).format(column, table_reference(shape.name), ALIAS, condition)
+    (oldest,) = fetch_one(connection, query)
+    if oldest is None:
+        return None
+    return datetime.fromisoformat(f"{oldest}+00:00")
+
+
+def count_up_to(connection: Connection, shape: TableShape, window: Window, cutoff: datetime, limit_rows: int) -> int:
+    """The number of eligible rows of the window, counting no further than `limit_rows`."""
+    (rows,) = fetch_one(
+        connection,
+        sql.SQL("SELECT pg_catalog.count(*) FROM (SELECT 1 FROM {} AS {} WHERE {} LIMIT {}) AS counted").format(
+            table_reference(shape.name),
+            ALIAS,
+            window_condition(shape, window, cutoff),
+            sql.Literal(limit_rows),
+        ),
+    )
+    return int(rows)

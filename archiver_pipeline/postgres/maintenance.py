@@ -1,0 +1,40 @@
+"""Sizes and VACUUM: what the table weighs, and giving its space back."""
+
+from psycopg import sql
+
+from archiver_pipeline.config.effective import SourceSettings
+from archiver_pipeline.config.enums import VacuumStrategy
+from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.postgres.connection import Connection, connect, fetch_one, source_errors
+from archiver_pipeline.postgres.eligible import table_reference
+
+_COMMANDS = {
+    VacuumStrategy.ANALYZE: "VACUUM (ANALYZE) {}",
+    VacuumStrategy.STANDARD: "VACUUM {}",
+    VacuumStrategy.FULL: "VACUUM (FULL, ANALYZE) {}",
+}
+_LOCK_TIMEOUT_MS = 5_000
+
+
+def table_bytes(connection: Connection, name: TableName) -> int:
+    """Bytes on disk of the table with its indexes, TOAST and, when partitioned, all its partitions."""
+    (size,) = fetch_one(
+        connection,
+        sql.SQL(
+            "WITH RECURSIVE leaves(oid) AS (SELECT {}::pg_catalog.regclass::pg_catalog.oid"
+            " UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN leaves ON leaves.oid = i.inhparent)"
+            " SELECT coalesce(pg_catalog.sum(pg_catalog.pg_total_relation_size(oid)), 0)::pg_catalog.int8 FROM leaves"
+        ).format(sql.Literal(table_reference(name).as_string())),
+    )
+    return int(size)
+
+
+def vacuum_table(source: SourceSettings, name: TableName, strategy: VacuumStrategy) -> None:
+    """Run the strategy's VACUUM, giving up rather than waiting behind an application's lock.
+
+    Raises RowsLockedError when the table is locked. Safe to repeat.
+    """
+    if strategy is VacuumStrategy.NONE:
+        return
+    with source_errors(source), connect(source, lock_timeout=f"{_LOCK_TIMEOUT_MS}ms") as connection:
+        connection.execute(sql.SQL(_COMMANDS[strategy]).format(table_reference(name)))

@@ -1,0 +1,275 @@
+"""An S3-compatible object store.
+
+Writes are create-only and carry the SHA-256 of their bytes, so that a store that can checks both. A store that knows
+neither is still safe: keys are never shared by two attempts, and every data object is read back before any delete.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ResponseStreamingError,
+)
+from urllib3.exceptions import HTTPError
+
+from archiver_pipeline.config.effective import StoreSettings
+from archiver_pipeline.config.enums import AddressingStyle, Encryption, StorageClass
+from archiver_pipeline.errors import (
+    ArchiverError,
+    NetworkError,
+    PermissionDeniedError,
+    ResourcesError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+READ_BLOCK_BYTES = 1 << 20
+_CONNECT_TIMEOUT_SECONDS = 10
+_READ_TIMEOUT_SECONDS = 60
+_ATTEMPTS = 5
+_COLD_CLASSES = frozenset({StorageClass.GLACIER, StorageClass.DEEP_ARCHIVE})
+_PERMISSION_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken"})
+_MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
+_TRANSIENT_CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "503", "500"})
+_UNSUPPORTED_CODES = frozenset({"NotImplemented", "501"})
+
+
+class ObjectExistsError(StoreError):
+    """Create-only write of a key that is already there."""
+
+
+class ObjectMissingError(StoreError):
+    """No object under that key."""
+
+
+class S3Store:
+    """One bucket. Safe for use by many threads."""
+
+    def __init__(self, settings: StoreSettings, *, connections: int = 10) -> None:
+        self.settings = settings
+        self.creates_conditionally = True
+        with self._errors("open"):
+            self._client = _client(settings, connections)
+
+    def put_file(self, key: str, path: Path, *, sha256_hex: str) -> None:
+        """Create an object from a file.
+
+        Cold classes are not set here: what is in them cannot be read back, so the object moves after it was verified.
+        Raises ObjectExistsError, NetworkError, PermissionDeniedError or StoreError. Safe to repeat.
+        """
+        extra = self._write_options(cold_allowed=False)
+        if path.stat().st_size >= self.settings.multipart_threshold_bytes:
+            self._put_parts(key, path, extra)
+        else:
+            with path.open("rb") as body:
+                self._put(key, body, _base64_of_hex(sha256_hex), extra)
+
+    def put_document(self, key: str, data: bytes) -> None:
+        """Create a small document, always in STANDARD so that it can be read at once.
+
+        Raises ObjectExistsError when it is there already.
+        """
+        extra = self._write_options(cold_allowed=False) | {"ContentType": "application/json"}
+        extra.pop("StorageClass", None)
+        self._put(key, data, _base64_of_hex(hashlib.sha256(data).hexdigest()), extra)
+
+    def read_document(self, key: str) -> bytes:
+        """All bytes of a small object. Raises ObjectMissingError when there is none."""
+        return b"".join(self.read_blocks(key))
+
+    def read_blocks(self, key: str) -> Iterator[bytes]:
+        """The bytes of an object, in order, streamed. Raises ObjectMissingError when there is none."""
+        with self._errors(key):
+            body = self._client.get_object(Bucket=self.settings.bucket, Key=key)["Body"]
+            try:
+                yield from body.iter_chunks(READ_BLOCK_BYTES)
+            finally:
+                body.close()
+
+    def list_objects(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and size in bytes of every object whose key begins with `prefix`, in key order.
+
+        Raises when the listing does not come to its end: a part of a listing is never taken for the whole.
+        """
+        with self._errors(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.settings.bucket, Prefix=prefix
+            ):
+                for item in page.get("Contents", []):
+                    yield item["Key"], item["Size"]
+
+    def move_to_class(self, key: str, sha256_hex: str) -> None:
+        """Put a verified object into its cold class by a copy onto itself; no-op for classes that can be read at once.
+
+        Raises StoreError when the copy's checksum is not that of the verified bytes.
+        """
+        if self.settings.storage_class not in _COLD_CLASSES:
+            return
+        with self._errors(key):
+            answer = self._client.copy_object(
+                Bucket=self.settings.bucket,
+                Key=key,
+                CopySource={"Bucket": self.settings.bucket, "Key": key},
+                ChecksumAlgorithm="SHA256",
+                MetadataDirective="COPY",
+                **self._write_options(cold_allowed=True),
+            )
+        stored = answer.get("CopyObjectResult", {}).get("ChecksumSHA256")
+        if stored != _base64_of_hex(sha256_hex):
+            raise StoreError(f"{key}: the copy in {self.settings.storage_class} does not have the verified checksum")
+
+    def require_bucket(self) -> None:
+        """Raises StoreError when the bucket is missing, PermissionDeniedError when it may not be listed."""
+        with self._errors(self.settings.bucket):
+            self._client.list_objects_v2(Bucket=self.settings.bucket, MaxKeys=1)
+
+    def put_unchecked(self, key: str, data: bytes, **options: Any) -> None:
+        """A bare write with the given options, for probing what the store supports."""
+        with self._errors(key):
+            self._client.put_object(Bucket=self.settings.bucket, Key=key, Body=data, **options)
+
+    def delete_probe(self, key: str) -> None:
+        """Delete an object that a probe made. The archive path never deletes an object."""
+        if "/_probe/" not in f"/{key}":
+            raise StoreError(f"{key} is not a probe's object")
+        with self._errors(key):
+            self._client.delete_object(Bucket=self.settings.bucket, Key=key)
+
+    def _put(self, key: str, body: Any, sha256_base64: str, extra: dict[str, Any]) -> None:
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if self.creates_conditionally else {}
+        try:
+            with self._errors(key):
+                self._client.put_object(
+                    Bucket=self.settings.bucket,
+                    Key=key,
+                    Body=body,
+                    ChecksumSHA256=sha256_base64,
+                    **condition,
+                    **extra,
+                )
+        except UnsupportedByStoreError:
+            if not condition:
+                raise
+            self.creates_conditionally = False
+            self._refuse_existing(key)
+            if hasattr(body, "seek"):
+                body.seek(0)
+            self._put(key, body, sha256_base64, extra)
+
+    def _put_parts(self, key: str, path: Path, extra: dict[str, Any]) -> None:
+        """A multipart upload; each part carries its SHA-256. The key is unique, so looking first is enough."""
+        self._refuse_existing(key)
+        threshold = self.settings.multipart_threshold_bytes
+        transfer = TransferConfig(multipart_threshold=threshold, multipart_chunksize=threshold, max_concurrency=2)
+        with self._errors(key):
+            self._client.upload_file(
+                str(path),
+                self.settings.bucket,
+                key,
+                ExtraArgs=extra | {"ChecksumAlgorithm": "SHA256"},
+                Config=transfer,
+            )
+
+    def _refuse_existing(self, key: str) -> None:
+        if any(found == key for found, _ in self.list_objects(key)):
+            raise ObjectExistsError(f"{key} is there already")
+
+    def _write_options(self, *, cold_allowed: bool) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        if cold_allowed or self.settings.storage_class not in _COLD_CLASSES:
+            options["StorageClass"] = self.settings.storage_class.value
+        if self.settings.encryption is Encryption.SSE_S3:
+            options["ServerSideEncryption"] = "AES256"
+        if self.settings.encryption is Encryption.SSE_KMS:
+            options |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.settings.kms_key_id}
+        return options
+
+    @contextmanager
+    def _errors(self, subject: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            raise _translated_answer(error, subject, self.settings.bucket) from None
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise PermissionDeniedError(
+                f"{subject}: {error}",
+                hint="set s3.access_key_id and s3.secret_access_key, or an AWS profile or role",
+            ) from None
+        except (
+            HTTPClientError,
+            ResponseStreamingError,
+            IncompleteReadError,
+            HTTPError,
+            ConnectionError,
+        ) as error:
+            place = self.settings.endpoint or "AWS"
+            raise NetworkError(
+                f"{subject}: the store at {place} did not answer as it should ({type(error).__name__})",
+                hint="check s3.endpoint and that the store is running",
+            ) from None
+        except BotoCoreError as error:
+            raise StoreError(f"{subject}: {error}") from None
+
+
+class UnsupportedByStoreError(StoreError):
+    """The store does not know what was asked."""
+
+
+def _client(settings: StoreSettings, connections: int) -> "S3Client":
+    style = AddressingStyle.PATH if settings.endpoint else AddressingStyle.AUTO
+    chosen = settings.addressing_style if settings.addressing_style is not AddressingStyle.AUTO else style
+    secret = settings.secret_access_key.get_secret_value() if settings.secret_access_key else None
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.endpoint,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=secret,
+        config=Config(
+            signature_version="s3v4",
+            connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            read_timeout=_READ_TIMEOUT_SECONDS,
+            retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+            max_pool_connections=connections,
+            s3={"addressing_style": chosen.value},
+        ),
+    )
+
+
+def _translated_answer(error: ClientError, subject: str, bucket: str) -> ArchiverError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    message = f"{subject}: {error.response.get('Error', {}).get('Message') or code}"
+    if code == "NoSuchBucket":
+        return StoreError(f"there is no bucket {bucket!r}", hint="create it, or correct s3.bucket")
+    if code in _PERMISSION_CODES:
+        return PermissionDeniedError(message, hint="check the store's credentials and bucket policy")
+    if code in {"PreconditionFailed", "412", "ConditionalRequestConflict"}:
+        return ObjectExistsError(f"{subject} is there already")
+    if code in _MISSING_CODES:
+        return ObjectMissingError(f"{subject}: no such object")
+    if code in _TRANSIENT_CODES:
+        return NetworkError(message)
+    if code in _UNSUPPORTED_CODES:
+        return UnsupportedByStoreError(message)
+    if code in {"QuotaExceeded", "EntityTooLarge", "InsufficientStorage"}:
+        return ResourcesError(message)
+    return StoreError(f"{message} ({code})")
+
+
+def _base64_of_hex(digest: str) -> str:
+    return base64.b64encode(bytes.fromhex(digest)).decode()

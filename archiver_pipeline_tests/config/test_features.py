@@ -1,0 +1,54 @@
+"""What loads but is refused before a run, and what only warns."""
+
+import pytest
+
+from archiver_pipeline.config import unbuilt_features
+from archiver_pipeline_tests.config.conftest import MINIMAL, with_database, with_s3, with_table
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (with_table("lock_type: redis"), "databases[0].tables[0].lock_type"),
+        (with_database("lock_type: file"), "databases[0].lock_type"),
+        (f"{MINIMAL}defaults: {{lock_type: file}}\n", "defaults.lock_type"),
+        (f"{MINIMAL}legal_holds: {{enabled: true}}\n", "legal_holds.enabled"),
+        (with_table("legal_hold: true"), "databases[0].tables[0].legal_hold"),
+    ],
+)
+def test_features_that_are_refused(load, text, path):
+    (problem,) = unbuilt_features(load(text).config)
+    assert problem.path == path
+    assert problem.message.startswith("not built yet: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "effect"),
+    [
+        (f"{MINIMAL}notifications: {{enabled: true}}\n", "not built yet: notifications are not sent"),
+        (f"{MINIMAL}monitoring: {{metrics_enabled: true}}\n", "not built yet: metrics are not served"),
+        (f"{MINIMAL}monitoring: {{health_check_enabled: true}}\n", "not built yet: health is not served"),
+        (with_s3("local_fallback_dir: /x"), "not built yet: failed uploads are not kept locally"),
+    ],
+)
+def test_features_that_only_warn(load, text, effect):
+    loaded = load(text)
+    assert unbuilt_features(loaded.config) == ()
+    assert [warning.partition(": ")[2] for warning in loaded.warnings] == [effect]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MINIMAL,
+        with_s3("encryption: SSE-KMS\nkms_key_id: k"),
+        with_table("lock_type: postgresql"),
+        f"{MINIMAL}defaults: {{parallel_databases: true}}\n",
+        f"{MINIMAL}restore_watermark: {{storage_type: both}}\n",
+        f"{MINIMAL}compliance: {{enforce_encryption: true}}\n",
+    ],
+)
+def test_features_that_are_neither(load, text):
+    loaded = load(text)
+    assert unbuilt_features(loaded.config) == ()
+    assert loaded.warnings == ()

@@ -1,0 +1,6 @@
+"""What every test can use: one plugin per concern."""
+
+pytest_plugins = [
+    "archiver_pipeline_tests.plugins.servers",
+    "archiver_pipeline_tests.plugins.archiving",
+]

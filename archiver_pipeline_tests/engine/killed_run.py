@@ -1,0 +1,54 @@
+"""A run in a process of its own that kills itself at a named point: reads its orders, pickled, from standard input.
+
+Exit code 0 means that the point was never reached.
+"""
+
+import os
+import pickle
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from archiver_pipeline.config.effective import DatabaseSettings, StoreSettings, TableSettings
+from archiver_pipeline.engine import archive
+from archiver_pipeline.engine.archive import archive_windows
+from archiver_pipeline.engine.inventory import DateRange, eligible_windows
+from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.postgres.catalog import inspect_table
+from archiver_pipeline_tests.engine.faults import POINTS, place
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What to archive, where to die, and where to leave the plan, pickled, once it is made."""
+
+    settings: TableSettings
+    database: DatabaseSettings
+    store: StoreSettings
+    point: str
+    plan_path: Path
+
+
+def main() -> None:
+    orders = pickle.loads(sys.stdin.buffer.read())
+    session = ArchiveSession(orders.settings, orders.database, orders.store, run_id="killed-run")
+    _keep_plan(orders.plan_path)
+    place(POINTS[orders.point], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    windows = eligible_windows(session, inspect_table(session.connection, orders.settings), DateRange())
+    archive_windows(session, list(windows))
+
+
+def _keep_plan(path: Path) -> None:
+    original = archive.plan_archive
+
+    def keeping(*args, **options):
+        plan = original(*args, **options)
+        path.write_bytes(pickle.dumps(plan))
+        return plan
+
+    archive.plan_archive = keeping
+
+
+if __name__ == "__main__":
+    main()
