@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
 	@touch $@
 
-test: setup ## Run the tests on real servers (PYTEST_ARGS="-k restore")
+test: setup ## Run the tests on real servers (PYTEST_ARGS="-k delete")
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 
 test-matrix: setup ## Run the tests marked "matrix" on every PostgreSQL of POSTGRES_VERSIONS
@@ -36,7 +36,7 @@ lint: setup ## Check style, types and the layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-demo: setup ## Archive, verify, delete and restore sample data on servers started for it (DEMO_ARGS=...)
+demo: setup ## Archive an audit table on real servers started for it (DEMO_ARGS="--rows 1000000")
 	$(BIN)/archiver demo $(DEMO_ARGS)
 
 demo-ui: setup ## The same servers and data, in the Dagster UI

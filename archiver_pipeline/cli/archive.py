@@ -88,6 +88,7 @@ class _Drain:
     def _ranges(self) -> Iterator[list[Window]]:
         session = self._session()
         with contextlib.closing(session):
+            session.store.require_bucket()
             shape = inspect_table(session.connection, self.settings)
             yield from ranges_of(eligible_windows(session, shape, self.dates))
 

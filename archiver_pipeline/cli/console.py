@@ -14,7 +14,7 @@ def print_json(value: object) -> None:
 
 
 def warn(message: str) -> None:
-    errors.print("warning:", message, style="yellow", highlight=False, markup=False)
+    errors.print("warning:", message, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def size(size_bytes: int) -> str:

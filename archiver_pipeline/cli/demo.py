@@ -80,9 +80,8 @@ def _play(folder: Path, rows: int) -> None:
     started = time.perf_counter()
     _start_afresh(folder)
     with _sandbox(folder) as sandbox:
-        output.print(
-            f"PostgreSQL {sandbox.postgres.version_major} on 127.0.0.1:{sandbox.postgres.port}, S3 at {sandbox.s3.endpoint}"
-        )
+        server = f"PostgreSQL {sandbox.postgres.version_major} on 127.0.0.1:{sandbox.postgres.port}"
+        output.print(f"{server}, S3 at {sandbox.s3.endpoint}", highlight=False)
         _fill(sandbox, rows)
         listener = RunListener()
         with listener.drawing(quiet=False):
@@ -92,9 +91,8 @@ def _play(folder: Path, rows: int) -> None:
         if not listener.reports:
             raise ResourcesError("the demo archived nothing", hint="run again with --rows 300000")
         _show(sandbox, listener.reports)
-    output.print(
-        f"\nThe whole demo took {duration(time.perf_counter() - started)}. Servers are stopped; data is in {_shown(folder)}."
-    )
+    took = duration(time.perf_counter() - started)
+    output.print(f"\nThe whole demo took {took}. Servers are stopped; data is in {_shown(folder)}.", highlight=False)
     output.print("See it in the Dagster UI: [bold]make demo-ui[/] (or archiver demo --ui)", highlight=False)
 
 
@@ -103,9 +101,17 @@ def _start_afresh(folder: Path) -> None:
     marker = folder / "made-by-archiver-demo"
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise ResourcesError(f"{folder} is not empty and not a demo's folder", hint="name another one with --folder")
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove_data(folder)
     folder.mkdir(parents=True)
     marker.touch()
+
+
+def _remove_data(folder: Path) -> None:
+    """Remove a demo's folder, and data that had to live elsewhere and is only linked from it."""
+    for data in (folder / "postgres", folder / "s3"):
+        if data.is_symlink():
+            shutil.rmtree(data.resolve(), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -169,9 +175,8 @@ def _fill(sandbox: Sandbox, rows: int) -> None:
     with output.status(f"filling {_TABLE} with {rows:,} rows over {_DAYS} days"):
         sandbox.postgres.create_database(_DATABASE)
         create_audit_table(sandbox.postgres.dsn(_DATABASE), rows=rows, days=_DAYS, table=_TABLE)
-    output.print(
-        f"{_DATABASE}.public.{_TABLE}: {rows:,} rows over {_DAYS} days; those older than {_RETENTION_DAYS} days are archived week by week"
-    )
+    output.print(f"{_DATABASE}.public.{_TABLE}: {rows:,} rows over {_DAYS} days", highlight=False)
+    output.print(f"rows older than {_RETENTION_DAYS} days are archived week by week", highlight=False)
 
 
 def _show(sandbox: Sandbox, reports: list[ArchiveReport]) -> None:

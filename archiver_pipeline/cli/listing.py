@@ -13,6 +13,8 @@ from archiver_pipeline.engine import inventory
 from archiver_pipeline.engine.inventory import ArchivedBatch
 from archiver_pipeline.engine.session import ArchiveSession
 
+_SECONDS = len("2026-01-31 23:59:59")
+
 
 def list_archives(
     config: ConfigOption = None,
@@ -68,8 +70,8 @@ def _print(settings: TableSettings, batches: list[ArchivedBatch]) -> None:
     if not batches:
         output.print(f"{name}: no archives found", markup=False)
         return
-    table = Table("window", "state", "batches", "rows", "row bytes", "stored", "first row", "last row", title=name)
-    for column in table.columns[2:6]:
+    table = Table("window", "state", "batches", "rows", "stored", "first row", "last row", title=name)
+    for column in table.columns[2:5]:
         column.justify = "right"
     for (window, state), group in _grouped(batches).items():
         table.add_row(window, state.value, f"{len(group):,}", *_figures(group))
@@ -87,11 +89,10 @@ def _figures(group: list[ArchivedBatch]) -> tuple[str, ...]:
     receipts = [batch.receipt for batch in group if batch.receipt is not None]
     stored = size(sum(batch.stored.object_bytes for batch in group))
     if not receipts:
-        return ("", "", stored, "", "")
+        return ("", stored, "", "")
     return (
         f"{sum(receipt.rows for receipt in receipts):,}",
-        size(sum(receipt.rows_bytes for receipt in receipts)),
         stored,
-        min(receipt.first_row_time for receipt in receipts),
-        max(receipt.last_row_time for receipt in receipts),
+        min(receipt.first_row_time for receipt in receipts)[:_SECONDS],
+        max(receipt.last_row_time for receipt in receipts)[:_SECONDS],
     )

@@ -3,13 +3,14 @@
 import signal
 import sys
 
+import click
 import typer
 from rich.markup import escape
 
 from archiver_pipeline.cli import check, listing, run
-from archiver_pipeline.cli.demo import demo
 from archiver_pipeline.cli.console import errors
-from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.cli.demo import demo
+from archiver_pipeline.errors import ArchiverError, ConfigError
 
 INTERRUPTED_EXIT_CODE = 130
 
@@ -32,14 +33,13 @@ def main() -> None:
     """Run the command. A mistake of the user's is one line and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ConfigError.exit_code)
     except ArchiverError as error:
-        errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False)
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         errors.print("interrupted; nothing is lost: run the same command again to go on", highlight=False)
         sys.exit(INTERRUPTED_EXIT_CODE)
-
-
-def _plain(error: ArchiverError) -> str:
-    return escape(str(error))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from archiver_pipeline.cli.console import errors
+from archiver_pipeline.cli.console import errors, warn
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.errors import ArchiverError
@@ -64,6 +64,9 @@ class RunListener:
 
     def archive_reported(self, report: ArchiveReport) -> None:
         self.reports.append(report)
+
+    def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
+        warn(f"{table}: {error}; trying again in {wait_seconds:.0f} s")
 
     def archive_failed(self, table: TableName, error: ArchiverError) -> None:
         self.errors.append((table, error))

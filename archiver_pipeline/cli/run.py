@@ -119,7 +119,8 @@ def _print_preview(preview: ArchivePreview) -> None:
     output.print(table)
     output.print(
         f"Estimated: {size(preview.object_bytes)} stored as {preview.storage_class},"
-        f" ${preview.month_dollars:,.4f} a month, ${preview.write_dollars:,.4f} to write (AWS prices of {PRICES_AS_OF}),"
+        f" ${preview.month_dollars:,.4f} a month, ${preview.write_dollars:,.4f} to write"
+        f" (AWS prices of {PRICES_AS_OF}),"
         f" about {duration(preview.seconds)}."
     )
 
@@ -142,12 +143,13 @@ def _print_outcome(listener: RunListener, *, as_json: bool) -> None:
     elif not failures:
         output.print("Nothing to do: every table was asked, and no window is wholly older than its retention.")
     for name, error in failures:
-        errors.print(f"error: {name}: {error}", style="red", markup=False, highlight=False)
+        text = str(error) if str(name) in str(error) else f"{name}: {error}"
+        errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def summary_table(reports: list[ArchiveReport]) -> Table:
     """One line per table: what was archived, what it weighs now, what is left and why."""
-    table = Table("table", "rows", "batches", "row bytes", "stored", "reclaimed", "seconds", "rows/s", "left behind")
+    table = Table("table", "rows", "batches", "stored", "reclaimed", "seconds", "left behind")
     for column in table.columns[1:]:
         column.justify = "right"
     for name in dict.fromkeys(report.table for report in reports):
@@ -159,11 +161,9 @@ def summary_table(reports: list[ArchiveReport]) -> Table:
             str(name),
             f"{rows:,}",
             f"{sum(w.batches for r in own for w in r.windows):,}",
-            size(sum(r.rows_bytes for r in own)),
             size(sum(r.object_bytes for r in own)),
             size(max(0, own[0].table_bytes_before - own[-1].table_bytes_after)),
             f"{seconds:.2f}",
-            f"{rows / seconds if seconds else 0:,.0f}",
             f"{left:,} ({reasons})" if left else "0",
         )
     return table

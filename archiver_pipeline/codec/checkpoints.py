@@ -1,6 +1,5 @@
 """Checkpoints of finished batches on local disk, so that a repeated step resumes at the batch."""
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +12,7 @@ def write_checkpoint(path: Path, value: object) -> None:
     """Replace the checkpoint at once or not at all."""
     draft = path.with_suffix(".draft")
     draft.write_bytes(TypeAdapter(type(value)).dump_json(value))
-    os.replace(draft, path)
+    draft.replace(path)
 
 
 def read_checkpoint(path: Path, kind: type[Value]) -> Value | None:

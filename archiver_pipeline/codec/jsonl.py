@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from archiver_pipeline.codec.hashing import Sha256Counter, read_blocks
 from archiver_pipeline.errors import VerificationError
@@ -53,7 +54,7 @@ def decode_jsonl(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 _refuse_trailing(bool(decompressor.unused_data))
                 pending = decompressor.unconsumed_tail
         yield decompressor.flush()
-    except (isal_zlib.error, zlib.error) as error:
+    except (IsalError, zlib.error) as error:  # type: ignore[misc]  # its stub names no class
         raise VerificationError(f"the object is not readable gzip: {error}") from error
     if not decompressor.eof:
         raise VerificationError("the object ends before its gzip stream does")

@@ -1,6 +1,5 @@
 """Reading columns and lines out of JSON lines without a Python step per row."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +20,7 @@ def keys_of_rows(rows: bytes, schema: pa.Schema) -> pa.Table:
     options = pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     reading = pa_json.ReadOptions(use_threads=False, block_size=max(len(rows), 1))
     try:
-        table = pa_json.read_json(io.BytesIO(rows), read_options=reading, parse_options=options)
+        table = pa_json.read_json(pa.BufferReader(rows), read_options=reading, parse_options=options)
     except pa.ArrowInvalid as error:
         raise VerificationError("the rows read back are not the JSON lines that were written") from error
     return table.select(schema.names)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,7 +36,7 @@ def xmin_runs(versions: pa.Table) -> list[list[int]]:
     encoded = pc.run_end_encode(versions[XMIN].combine_chunks(), run_end_type=pa.int64())
     array = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
     ends = [0, *array.run_ends.to_pylist()]
-    lengths = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    lengths = [after - before for before, after in pairwise(ends)]
     return [[value, length] for value, length in zip(array.values.to_pylist(), lengths, strict=True)]
 
 

@@ -3,6 +3,7 @@
 Every moment is an aware datetime in UTC. `start` is inclusive, `end` is exclusive.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -100,8 +101,8 @@ def partition_end_offset(unit: WindowUnit, retention_days: int) -> int:
     per_unit = {
         WindowUnit.hour: -24 * retention_days,
         WindowUnit.day: -retention_days,
-        WindowUnit.week: -(-(-retention_days // 7)),
-        WindowUnit.month: -(-(-retention_days // 28)),
+        WindowUnit.week: -math.ceil(retention_days / 7),
+        WindowUnit.month: -math.ceil(retention_days / 28),
     }
     return per_unit[unit]
 

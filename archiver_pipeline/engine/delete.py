@@ -79,13 +79,14 @@ def _delete_manifested(
     with session.delete_sessions(plan.shape).take() as deleting:
         try:
             deleting.delete_versions(versions, _guard(session, manifest))
-        except (VersionsChangedError, RowsLockedError):
+        except (VersionsChangedError, RowsLockedError) as refusal:
+            reason = refusal.message
             left = deleting.explain_refusal(versions)
             settled: list[SettledBatch] = []
             keys = versions.select([XMIN, *manifest.primary_key])
             deleting.settle(
                 keys,
-                lambda _: settled.append(write_superseded(session, manifest, refusal.message, settled_by=_SETTLED_BY)),
+                lambda _: settled.append(write_superseded(session, manifest, reason, settled_by=_SETTLED_BY)),
                 session.lock,
             )
             return replace(settled[0], changed_rows=left.changed_rows, locked_rows=left.locked_rows), left

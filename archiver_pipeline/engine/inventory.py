@@ -30,7 +30,7 @@ from archiver_pipeline.postgres.eligible import oldest_eligible
 
 @dataclass(frozen=True, slots=True)
 class DateRange:
-    """Windows to take: those that begin at or after `start` and end at or before the end of day `end`; both may be open."""
+    """Windows to take: from the day `start` to the end of the day `end`; None is open."""
 
     start: date | None = None
     end: date | None = None

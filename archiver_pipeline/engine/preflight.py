@@ -31,7 +31,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the preflight. `exit_code` is what the command ends with if nothing worse is found; 0 unless failed."""
+    """One line of the preflight. `exit_code` is what the command may end with; 0 unless failed."""
 
     subject: str
     level: Level

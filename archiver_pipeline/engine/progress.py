@@ -22,6 +22,8 @@ class Progress(Protocol):
 
     def archive_reported(self, report: "ArchiveReport") -> None: ...
 
+    def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None: ...
+
     def archive_failed(self, table: TableName, error: ArchiverError) -> None: ...
 
 
@@ -38,6 +40,9 @@ class SilentProgress:
         pass
 
     def archive_reported(self, report: "ArchiveReport") -> None:
+        pass
+
+    def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         pass
 
     def archive_failed(self, table: TableName, error: ArchiverError) -> None:

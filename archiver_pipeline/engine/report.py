@@ -78,7 +78,7 @@ class ArchiveReport:
         if not self.left_behind_rows:
             return ""
         if self.truncated:
-            return "staging limit reached"
+            return "staging or row limit reached"
         if any(window.superseded_batches for window in self.windows):
             return "rows changed or were locked"
         return "rows arrived late"

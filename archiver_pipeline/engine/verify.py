@@ -40,6 +40,8 @@ class _Sample:
     def pick(self, rows: bytes, first_position: int, count: int) -> None:
         """Keep the sampled lines of a block that begins at row `first_position`."""
         wanted = [position for position in self.positions if first_position <= position < first_position + count]
+        if not wanted:
+            return
         found = lines_at(rows, [position - first_position for position in wanted])
         self.lines.update(zip(wanted, found, strict=True))
 

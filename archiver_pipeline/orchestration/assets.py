@@ -44,7 +44,7 @@ def table_asset(settings: TableSettings) -> dg.AssetsDefinition:
 
     return dg.graph_asset(
         key=key,
-        description=f"Rows of {settings.schema}.{settings.table} older than {settings.retention_days} days, in the store.",
+        description=f"Rows of {settings.qualified_name} older than {settings.retention_days} days, in the store.",
         partitions_def=partitions_of(settings),
         backfill_policy=dg.BackfillPolicy.multi_run(WINDOWS_PER_RUN),
         group_name=plain_name(settings.database),

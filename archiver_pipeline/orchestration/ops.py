@@ -145,6 +145,7 @@ def engine_errors(context: dg.AssetExecutionContext, session: ArchiveSession) ->
     except ArchiverError as error:
         if error.transient and context.retry_number < _MAX_RETRIES:
             wait_seconds = _FIRST_RETRY_SECONDS * 2**context.retry_number
+            session.progress.step_retrying(session.name, error, wait_seconds)
             raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=wait_seconds) from error
         session.progress.archive_failed(session.name, error)
         raise dg.Failure(

@@ -111,7 +111,7 @@ class DeleteSession:
             decide(self._locate_loaded_keys())
 
     def explain_refusal(self, versions: pa.Table) -> LeftBehind:
-        """Tell changed rows from locked ones after a refused delete. Locks what it can for a moment; deletes nothing."""
+        """Tell changed rows from locked ones after a refused delete. Locks rows for a moment, deletes none."""
         with source_errors(self._source), self._connection.transaction(force_rollback=True):
             self._load_versions(versions)
             present = self._count_present()

@@ -172,7 +172,7 @@ class S3Server:
     def _launch(self) -> None:
         self._process = ServerProcess(
             "SeaweedFS",
-            [packaged_program(), "mini", *self._flags()],
+            [packaged_program(), "-logtostderr=true", "mini", *self._flags()],
             self.log_path,
             environment=os.environ | self._credentials(),
             directory=self.data_dir,

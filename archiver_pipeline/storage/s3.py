@@ -23,6 +23,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ResponseStreamingError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from urllib3.exceptions import HTTPError
 
 from archiver_pipeline.config.effective import StoreSettings
@@ -31,6 +32,7 @@ from archiver_pipeline.errors import (
     ArchiverError,
     NetworkError,
     PermissionDeniedError,
+    PreflightError,
     ResourcesError,
     StoreError,
 )
@@ -211,6 +213,7 @@ class S3Store:
                 hint="set s3.access_key_id and s3.secret_access_key, or an AWS profile or role",
             ) from None
         except (
+            BotoConnectionError,
             HTTPClientError,
             ResponseStreamingError,
             IncompleteReadError,
@@ -255,7 +258,7 @@ def _translated_answer(error: ClientError, subject: str, bucket: str) -> Archive
     code = str(error.response.get("Error", {}).get("Code", ""))
     message = f"{subject}: {error.response.get('Error', {}).get('Message') or code}"
     if code == "NoSuchBucket":
-        return StoreError(f"there is no bucket {bucket!r}", hint="create it, or correct s3.bucket")
+        return PreflightError(f"there is no bucket {bucket!r}", hint="create it, or correct s3.bucket")
     if code in _PERMISSION_CODES:
         return PermissionDeniedError(message, hint="check the store's credentials and bucket policy")
     if code in {"PreconditionFailed", "412", "ConditionalRequestConflict"}:
