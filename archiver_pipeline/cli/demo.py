@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,22 @@ _DAYS = 200
 _RETENTION_DAYS = 90
 _UI_START_SECONDS = 60
 _KEYS_SHOWN = 4
+
+_DAGSTER_SETTINGS = {
+    "concurrency": {
+        "pools": {"granularity": "op", "default_limit": 2},
+        "runs": {
+            "max_concurrent_runs": 2,
+            "tag_concurrency_limits": [
+                {"key": "archiver/table", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+            ],
+        },
+    },
+    "run_monitoring": {"enabled": True, "poll_interval_seconds": 10, "free_slots_after_run_end_seconds": 5},
+    "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
+    "telemetry": {"enabled": False},
+    "nux": {"enabled": False},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +152,7 @@ def _sandbox(folder: Path) -> Iterator[Sandbox]:
 def _set_dagster_home(folder: Path) -> None:
     home = folder / "dagster"
     home.mkdir(exist_ok=True)
-    settings = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
-    (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    (home / "dagster.yaml").write_text(yaml.safe_dump(_DAGSTER_SETTINGS))
     os.environ["DAGSTER_HOME"] = str(home)
 
 
@@ -165,10 +181,22 @@ def _config(folder: Path, postgres: PostgresServer, s3: S3Server) -> dict[str, o
                 "port": postgres.port,
                 "user": postgres.user,
                 "password_env": "DEMO_DB_PASSWORD",
-                "tables": [{"name": _TABLE, "timestamp_column": "occurred_at", "window": "week"}],
+                "tables": [
+                    {
+                        "name": _TABLE,
+                        "timestamp_column": "occurred_at",
+                        "window": "week",
+                        "first_window": _first_window(),
+                    }
+                ],
             }
         ],
     }
+
+
+def _first_window() -> str:
+    """Some days before the oldest row, so that the UI shows the demo's partitions and not years of empty ones."""
+    return (datetime.now(UTC) - timedelta(days=_DAYS + 7)).date().isoformat()
 
 
 def _fill(sandbox: Sandbox, rows: int) -> None:

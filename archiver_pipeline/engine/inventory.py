@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import islice
 
 from archiver_pipeline.domain.layout import (
     RECEIPT_SUFFIX,
@@ -52,10 +53,10 @@ def eligible_windows(session: ArchiveSession, shape: TableShape, dates: DateRang
         after = window.end
 
 
-def find_oldest_window(session: ArchiveSession) -> Window | None:
-    """The oldest window with something to archive; None says that the table was asked and has nothing eligible."""
+def find_oldest_windows(session: ArchiveSession, limit: int) -> list[Window]:
+    """The oldest windows with something to archive, at most `limit`; empty says that the table was asked and has none."""
     shape = inspect_table(session.connection, session.settings)
-    return next(eligible_windows(session, shape, DateRange()), None)
+    return list(islice(eligible_windows(session, shape, DateRange()), limit))
 
 
 def _end_of_eligible(session: ArchiveSession, dates: DateRange) -> datetime:

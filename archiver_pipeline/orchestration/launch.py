@@ -10,13 +10,12 @@ import psutil
 
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.domain.windows import Window
-from archiver_pipeline.orchestration.names import asset_key, asset_name
+from archiver_pipeline.orchestration.names import PROCESS_TAG, asset_key, asset_name
 from archiver_pipeline.orchestration.sensors import run_tags
 
 WINDOWS_PER_RUN = 30
 _RANGE_START = "dagster/asset_partition_range_start"
 _RANGE_END = "dagster/asset_partition_range_end"
-_PROCESS_TAG = "archiver/process"
 
 
 def open_instance(folder: Path) -> dg.DagsterInstance:
@@ -46,7 +45,7 @@ def run_windows_in_process(
     result = job.execute_in_process(
         instance=instance,
         tags=run_tags(settings)
-        | {_RANGE_START: windows[0].key, _RANGE_END: windows[-1].key, _PROCESS_TAG: _this_process()},
+        | {_RANGE_START: windows[0].key, _RANGE_END: windows[-1].key, PROCESS_TAG: _this_process()},
         run_config=_run_config(settings, limit_rows, log_level),
         raise_on_error=False,
     )
@@ -59,7 +58,7 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     Dagster's own monitoring does this for runs that its daemon launched.
     """
     records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    dead = [record.dagster_run for record in records if _is_dead(record.dagster_run.tags.get(_PROCESS_TAG))]
+    dead = [record.dagster_run for record in records if _is_dead(record.dagster_run.tags.get(PROCESS_TAG))]
     for run in dead:
         instance.report_run_failed(run, "The process of this run was killed; the next run settles what it left open.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

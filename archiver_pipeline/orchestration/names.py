@@ -7,6 +7,9 @@ import dagster as dg
 
 from archiver_pipeline.config.effective import TableSettings
 
+PROCESS_TAG = "archiver/process"
+"""On runs that a command executes in its own process: which process."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_]+")
 _HASH_DIGITS = 6
 

@@ -21,9 +21,9 @@ from archiver_pipeline.engine.report import report_archive
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.upload import upload_batches
 from archiver_pipeline.engine.verify import verify_batches
-from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.errors import ArchiverError, LockHeldError
 from archiver_pipeline.orchestration.metadata import archive_checks, report_metadata, window_metadata
-from archiver_pipeline.orchestration.names import asset_key, asset_name, pool_of
+from archiver_pipeline.orchestration.names import PROCESS_TAG, asset_key, asset_name, pool_of
 from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, ArchiverRuntime
 
 CHECK_VERIFIED = "verified"
@@ -31,6 +31,8 @@ CHECK_NOTHING_LEFT = "nothing_left_behind"
 STEPS = ("plan", "extract", "compress", "upload", "verify", "delete", "report")
 _MAX_RETRIES = 3
 _FIRST_RETRY_SECONDS = 5
+_LOCK_TRIES = 60
+_LOCK_WAIT_SECONDS = 60
 
 
 class PlanConfig(dg.Config):
@@ -139,20 +141,32 @@ def run_windows(context: dg.AssetExecutionContext, settings: TableSettings) -> l
 
 @contextmanager
 def engine_errors(context: dg.AssetExecutionContext, session: ArchiveSession) -> Iterator[None]:
-    """Transient errors ask for a retry of the step; all others fail the run at once, in words."""
+    """Transient errors ask for a retry of the step; all others fail the run at once, in words.
+
+    A run of the queue waits for the table lock: a backfill puts several runs of one table side by side. A run of the
+    command does not: a person waits for it.
+    """
     try:
         yield
+    except LockHeldError as error:
+        if PROCESS_TAG in context.run.tags:
+            raise _failure(session, error) from error
+        raise dg.RetryRequested(max_retries=_LOCK_TRIES, seconds_to_wait=_LOCK_WAIT_SECONDS) from error
     except ArchiverError as error:
         if error.transient and context.retry_number < _MAX_RETRIES:
             wait_seconds = _FIRST_RETRY_SECONDS * 2**context.retry_number
             session.progress.step_retrying(session.name, error, wait_seconds)
             raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=wait_seconds) from error
-        session.progress.archive_failed(session.name, error)
-        raise dg.Failure(
-            description=str(error),
-            metadata={"error": type(error).__name__, "exit_code": error.exit_code},
-            allow_retries=False,
-        ) from error
+        raise _failure(session, error) from error
+
+
+def _failure(session: ArchiveSession, error: ArchiverError) -> dg.Failure:
+    session.progress.archive_failed(session.name, error)
+    return dg.Failure(
+        description=str(error),
+        metadata={"error": type(error).__name__, "exit_code": error.exit_code},
+        allow_retries=False,
+    )
 
 
 def _session(context: dg.AssetExecutionContext, settings: TableSettings) -> ArchiveSession:

@@ -4,6 +4,7 @@ Both ask the source for its oldest eligible row: the table itself says what is l
 window. Both are stopped until a person starts them.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -11,14 +12,16 @@ import dagster as dg
 
 from archiver_pipeline.config.effective import DatabaseSettings, TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
-from archiver_pipeline.engine.inventory import find_oldest_window
+from archiver_pipeline.engine.inventory import find_oldest_windows
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError
 from archiver_pipeline.orchestration.names import asset_key, plain_name
 
 DATABASE_TAG = "archiver/database"
 TABLE_TAG = "archiver/table"
-_SENSOR_SECONDS = 300
+_SENSOR_SECONDS = 60
+_WINDOWS_PER_TICK = 4
+_WINDOWS_PER_NIGHT = 30
 _NIGHTLY = "0 2 * * *"
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -30,7 +33,7 @@ _UNFINISHED = [
 
 
 def due_sensor(config: LoadedConfig, database: DatabaseSettings) -> dg.SensorDefinition:
-    """Requests the oldest eligible window of every table of the database that has no run under way."""
+    """Requests the oldest due windows of every table of the database that has no run under way."""
 
     @dg.sensor(
         name=f"due_{plain_name(database.id)}",
@@ -40,7 +43,7 @@ def due_sensor(config: LoadedConfig, database: DatabaseSettings) -> dg.SensorDef
         description=f"Asks {database.id} for its oldest eligible rows and requests their windows.",
     )
     def due(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        requests = _due_requests(config, database, context.instance, context.log)
+        requests = _due_requests(config, database, context.instance, context.log, _WINDOWS_PER_TICK)
         return dg.SensorResult(requests) if requests else dg.SensorResult(skip_reason=_nothing_due(database))
 
     return due
@@ -55,19 +58,19 @@ def nightly_schedule(config: LoadedConfig, database: DatabaseSettings) -> dg.Sch
         execution_timezone="UTC",
         job_name="__ASSET_JOB",
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"Every night: the oldest eligible window of every table of {database.id}.",
+        description=f"Every night: the oldest due windows of every table of {database.id}.",
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        requests = _due_requests(config, database, context.instance, context.log)
+        requests = _due_requests(config, database, context.instance, context.log, _WINDOWS_PER_NIGHT)
         return requests or dg.SkipReason(_nothing_due(database))
 
     return nightly
 
 
 def _due_requests(
-    config: LoadedConfig, database: DatabaseSettings, instance: dg.DagsterInstance, log: logging.Logger
+    config: LoadedConfig, database: DatabaseSettings, instance: dg.DagsterInstance, log: logging.Logger, limit: int
 ) -> list[dg.RunRequest]:
-    """One request per table that has something due and no run under way.
+    """For every table without a run under way, its oldest due windows, at most `limit` of them.
 
     A table that cannot be asked is an error in the log; when no table could be asked the tick fails, because not
     having looked is not the same as nothing due.
@@ -77,7 +80,7 @@ def _due_requests(
         if _is_under_way(instance, table):
             continue
         try:
-            requests += _request(config, database, table)
+            requests += _requests(config, database, table, limit)
         except ArchiverError as error:
             log.error("%s: %s", table.qualified_name, error)
             problems.append(f"{table.qualified_name}: {error}")
@@ -86,20 +89,21 @@ def _due_requests(
     return requests
 
 
-def _request(config: LoadedConfig, database: DatabaseSettings, table: TableSettings) -> list[dg.RunRequest]:
+def _requests(
+    config: LoadedConfig, database: DatabaseSettings, table: TableSettings, limit: int
+) -> list[dg.RunRequest]:
     session = ArchiveSession(table, database, config.store, run_id="sensor")
-    try:
-        window = find_oldest_window(session)
-    finally:
-        session.close()
-    if window is None:
-        return []
-    return [dg.RunRequest(asset_selection=[asset_key(table)], partition_key=window.key, tags=run_tags(table))]
+    with contextlib.closing(session):
+        windows = find_oldest_windows(session, limit)
+    return [
+        dg.RunRequest(asset_selection=[asset_key(table)], partition_key=window.key, tags=run_tags(table))
+        for window in windows
+    ]
 
 
 def run_tags(table: TableSettings) -> dict[str, str]:
     """Tags by which runs of a database or table are found and limited."""
-    return {DATABASE_TAG: plain_name(table.database), TABLE_TAG: plain_name(table.qualified_name)}
+    return {DATABASE_TAG: table.database, TABLE_TAG: table.qualified_name}
 
 
 def _is_under_way(instance: dg.DagsterInstance, table: TableSettings) -> bool:

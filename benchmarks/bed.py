@@ -1,0 +1,155 @@
+"""The servers and the table that every contender starts from, in the same state each time."""
+
+import contextlib
+import gzip
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from archiver_pipeline.domain.windows import WindowUnit, floor_to_unit
+from archiver_pipeline.sandbox.postgres_server import PostgresServer
+from archiver_pipeline.sandbox.s3_server import S3Server
+from archiver_pipeline.sandbox.sample_data import create_audit_table
+
+DATABASE = "bench"
+TABLE = "audit_log"
+DAYS = 200
+RETENTION_DAYS = 30
+_PRISTINE = "audit_log_pristine"
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a contender has to do: archive the `eligible_rows` rows before `cutoff` (exclusive), a window's end.
+
+    `eligible_bytes` is their size as JSON lines, with line ends.
+    """
+
+    rows: int
+    cutoff: datetime
+    eligible_rows: int
+    eligible_bytes: int
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Running servers of this benchmark and a folder for everything temporary."""
+
+    folder: Path
+    postgres: PostgresServer
+    s3: S3Server
+
+    @property
+    def dsn(self) -> str:
+        return self.postgres.dsn(DATABASE)
+
+    def environment(self) -> dict[str, str]:
+        """Environment of a contender: the servers' addresses and secrets, and no other setting of libpq or AWS."""
+        foreign = ("PG", "AWS_", "ARCHIVER_", "DAGSTER_")
+        own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        return own | {
+            "PGHOST": self.postgres.host,
+            "PGPORT": str(self.postgres.port),
+            "PGUSER": self.postgres.user,
+            "PGPASSWORD": self.postgres.password,
+            "PGDATABASE": DATABASE,
+            "AWS_ENDPOINT_URL": self.s3.endpoint,
+            "AWS_REGION": self.s3.region,
+            "AWS_DEFAULT_REGION": self.s3.region,
+            "AWS_ACCESS_KEY_ID": self.s3.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.s3.secret_access_key,
+        }
+
+    def create_table(self, rows: int, window: WindowUnit) -> Work:
+        """A fresh pristine copy of `rows` rows, spread over DAYS days, and an empty table of its shape."""
+        self._run(f"DROP TABLE IF EXISTS {TABLE}", f"DROP TABLE IF EXISTS {_PRISTINE}")
+        create_audit_table(self.dsn, rows=rows, days=DAYS, table=_PRISTINE)
+        self._run(f"CREATE TABLE {TABLE} (LIKE {_PRISTINE} INCLUDING ALL)")
+        cutoff = floor_to_unit(window, self._row("SELECT now() AT TIME ZONE 'UTC'")[0] - timedelta(days=RETENTION_DAYS))
+        measured = self._row(
+            "SELECT count(*), coalesce(sum(octet_length(row_to_json(t)::text) + 1), 0)"
+            f" FROM {_PRISTINE} t WHERE occurred_at < %s::timestamp AT TIME ZONE 'UTC'",
+            cutoff,
+        )
+        return Work(rows, cutoff, measured[0], int(measured[1]))
+
+    def refill(self) -> None:
+        """Bring the table back to the pristine state: rows in key order, vacuumed, analyzed, on disk."""
+        self._run(
+            f"TRUNCATE {TABLE}",
+            f"INSERT INTO {TABLE} SELECT * FROM {_PRISTINE} ORDER BY id",
+            f"VACUUM ANALYZE {TABLE}",
+            "CHECKPOINT",
+        )
+
+    def rows_left(self) -> int:
+        """Rows now in the table."""
+        return int(self._row(f"SELECT count(*) FROM {TABLE}")[0])
+
+    def postgres_version(self) -> str:
+        """Like 16.4."""
+        return str(self._row("SHOW server_version")[0])
+
+    def stored(self, prefix: str) -> dict[str, int]:
+        """Bytes of every object below a prefix, by key."""
+        pages = self.s3.client().get_paginator("list_objects_v2").paginate(Bucket=self.s3.bucket, Prefix=prefix)
+        return {item["Key"]: item["Size"] for page in pages for item in page.get("Contents", ())}
+
+    def count_lines(self, key: str) -> int:
+        """Lines of one gzipped object."""
+        body = self.s3.client().get_object(Bucket=self.s3.bucket, Key=key)["Body"]
+        with gzip.open(body) as lines:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(_CHUNK_BYTES), b""))
+
+    def remove(self, prefix: str) -> None:
+        """Delete every object below a prefix."""
+        client, keys = self.s3.client(), list(self.stored(prefix))
+        for first in range(0, len(keys), 1000):
+            doomed = [{"Key": key} for key in keys[first : first + 1000]]
+            client.delete_objects(Bucket=self.s3.bucket, Delete={"Objects": doomed, "Quiet": True})
+
+    def server_cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds used so far by PostgreSQL, ended backends included, and by the S3 server."""
+        return {"postgres": _cpu_seconds(self.postgres.pid), "s3": _cpu_seconds(self.s3.pid)}
+
+    def _run(self, *statements: str) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def _row(self, query: str, *parameters: object) -> tuple[Any, ...]:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            row = connection.execute(query.encode(), parameters or None).fetchone()
+        assert row is not None
+        return row
+
+
+@contextlib.contextmanager
+def running_bed() -> Iterator[Bed]:
+    """Start both servers and a temporary folder; all of it is gone afterwards, whatever happened."""
+    with (
+        tempfile.TemporaryDirectory(prefix="archiver-bench-") as folder,
+        PostgresServer(durable=False) as postgres,
+        S3Server(bucket="bench") as s3,
+    ):
+        postgres.create_database(DATABASE)
+        yield Bed(Path(folder), postgres, s3)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of a process, its ended children (which Linux reports with it) and its living ones."""
+    root = psutil.Process(pid)
+    times = root.cpu_times()
+    seconds = times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    for child in root.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seconds += child.cpu_times().user + child.cpu_times().system
+    return float(seconds)
