@@ -121,9 +121,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=_count, default=550_000, help="rows of the table")
     parser.add_argument("--runs", type=_count, default=3, help="rounds; every contender runs once in each")
     parser.add_argument("--batch-size", type=_count, default=10_000, help="rows per batch of the archiver")
-    parser.add_argument(
-        "--window", type=WindowUnit, choices=list(WindowUnit), default=WindowUnit.week, help="partition"
-    )
+    windows = list(WindowUnit)
+    parser.add_argument("--window", type=WindowUnit, choices=windows, default="week", help="length of its partitions")
     parser.add_argument("--only", type=Contender, choices=list(Contender), nargs="+", help="only these contenders")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures there as well")
     parser.add_argument(
@@ -132,7 +131,7 @@ def _options() -> argparse.Namespace:
         nargs="?",
         const=DEFAULT_MEMORY_ROWS,
         metavar="ROWS,ROWS",
-        help=f"measure the peak memory at these row counts instead of the speed; without a value at {DEFAULT_MEMORY_ROWS}",
+        help=f"instead of speed measure peak memory, at these row counts; without a value at {DEFAULT_MEMORY_ROWS}",
     )
     return parser.parse_args()
 

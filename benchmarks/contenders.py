@@ -22,6 +22,7 @@ from archiver_pipeline.domain.windows import WindowUnit
 
 _HERE = Path(__file__).parent
 _STOP_SECONDS = 20
+_FOLDER_SETTINGS = ("storage", "local_artifact_storage", "compute_logs")
 
 # What is compared with: no manifest, no checksum, no reading back. CSV with characters that JSON text never holds,
 # because COPY's text format doubles backslashes.
@@ -117,11 +118,16 @@ def start_seconds(bed: Bed, module: str) -> float:
 
 
 def warm_up(bed: Bed, setup: Setup) -> None:
-    """Run the archiver on the empty table: fills the system's file cache and lays out a DAGSTER_HOME to copy."""
+    """Run the archiver on the empty table: fills the file cache and lays out a DAGSTER_HOME to copy.
+
+    It has the settings that the project ships, and SQLite.
+    """
     home = _home_template(bed)
     home.mkdir()
-    off = {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
-    (home / "dagster.yaml").write_text(yaml.safe_dump(off))
+    shipped = yaml.safe_load((_HERE.parent / "dagster.yaml").read_text())
+    # Without those that name folders: they are below DAGSTER_HOME then, as each run's copy needs.
+    settings = {name: value for name, value in shipped.items() if name not in _FOLDER_SETTINGS}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
     config = _write_config(bed, bed.folder, Contender.dagster, setup, prefix="warm-up")
     _archiver(bed, "run", config, environment={"DAGSTER_HOME": str(home)})
 
@@ -259,7 +265,7 @@ def _measure(
     report = bed.folder / "measured.json"
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", str(_HERE / "measured.py"), str(report), *command],
-        env=bed.environment() | environment,
+        env=bed.environment() | dict(environment),
         cwd=bed.folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -290,9 +296,9 @@ def _stop_group(process: subprocess.Popen[str]) -> None:
 
 
 @contextlib.contextmanager
-def _server_cpu(bed: Bed) -> Iterator[dict[str, float]]:
+def _server_cpu(bed: Bed) -> Iterator[dict[str, Any]]:
     """CPU seconds that the servers use meanwhile, filled in at the end."""
-    used: dict[str, float] = {}
+    used: dict[str, Any] = {}
     before = bed.server_cpu_seconds()
     yield used
     after = bed.server_cpu_seconds()

@@ -31,7 +31,8 @@ app.command("demo")(demo)
 
 def main() -> None:
     """Run the command. A mistake of the user's is one line and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     try:
         sys.exit(app(standalone_mode=False))
     except click.ClickException as error:

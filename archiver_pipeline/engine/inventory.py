@@ -54,7 +54,7 @@ def eligible_windows(session: ArchiveSession, shape: TableShape, dates: DateRang
 
 
 def find_oldest_windows(session: ArchiveSession, limit: int) -> list[Window]:
-    """The oldest windows with something to archive, at most `limit`; empty says that the table was asked and has none."""
+    """The oldest windows with something to archive, at most `limit`; empty: the table was asked and has none."""
     shape = inspect_table(session.connection, session.settings)
     return list(islice(eligible_windows(session, shape, DateRange()), limit))
 

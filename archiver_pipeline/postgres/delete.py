@@ -13,6 +13,7 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 from psycopg import sql
+from psycopg.errors import LockNotAvailable
 
 from archiver_pipeline.config.effective import SourceSettings
 from archiver_pipeline.domain.table import TableShape
@@ -122,8 +123,8 @@ class DeleteSession:
     @contextmanager
     def _delete_transaction(self, guard: DeleteGuard) -> Iterator[None]:
         with source_errors(self._source), self._connection.transaction():
-            self._set_lock_timeout(guard.lock_timeout_ms)
             self._join_deletes()
+            self._set_lock_timeout(guard.lock_timeout_ms)
             self._require_lock(guard.lock)
             yield
             self._require_unchanged_columns()
@@ -133,14 +134,17 @@ class DeleteSession:
         self._connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (f"{milliseconds}ms",))
 
     def _join_deletes(self) -> None:
-        """Hold the settle lock shared, so that nobody reads a batch's fate while this delete is in flight."""
-        (joined,) = fetch_one(
-            self._connection,
-            sql.SQL("SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s)"),
-            (settle_key(self._shape.name).value,),
-        )
-        if not joined:
-            raise LockLostError(f"{self._shape.name}: another session is settling batches of this table")
+        """Hold the settle lock shared, so that nobody reads a batch's fate while this delete is in flight.
+
+        Another worker of this run may be settling a batch: that takes a moment and is waited for.
+        """
+        self._set_lock_timeout(_SETTLE_WAIT_MS)
+        try:
+            self._connection.execute(
+                "SELECT pg_catalog.pg_advisory_xact_lock_shared(%s)", (settle_key(self._shape.name).value,)
+            )
+        except LockNotAvailable as error:
+            raise LockLostError(f"{self._shape.name}: another session keeps settling batches of this table") from error
 
     def _require_lock(self, lock: AdvisoryTableLock) -> None:
         if not is_held(self._connection, lock.key, lock.backend_pid):
