@@ -41,6 +41,6 @@ def main() -> None:
     except ArchiverError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         errors.print("interrupted; nothing is lost: run the same command again to go on", highlight=False)
         sys.exit(INTERRUPTED_EXIT_CODE)

@@ -17,7 +17,7 @@ from archiver_pipeline.errors import VerificationError
 DEFAULT_LEVEL = 2
 _ISAL_LEVELS = frozenset({1, 2, 3})
 _GZIP_WINDOW_BITS = 31
-_DECODED_BLOCK_BYTES = 4 << 20
+_DECODED_BLOCK_BYTES = 8 << 20
 
 
 class _Compressor(Protocol):
@@ -75,6 +75,9 @@ def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         cut = piece.rfind(b"\n") + 1
         if cut == 0:
             held.append(piece)
+            continue
+        if cut == len(piece) and not any(held):
+            yield piece
             continue
         yield b"".join([*held, piece[:cut]])
         held = [piece[cut:]]

@@ -107,6 +107,16 @@ def partition_end_offset(unit: WindowUnit, retention_days: int) -> int:
     return per_unit[unit]
 
 
+def end_of_eligible(unit: WindowUnit, now: datetime, retention_days: int) -> datetime:
+    """The end of the last window that Dagster shows at `now` under `partition_end_offset`: whole and old enough."""
+    end = floor_to_unit(unit, now)
+    offset = partition_end_offset(unit, retention_days)
+    if unit is WindowUnit.month:
+        months = end.year * 12 + end.month - 1 + offset
+        return end.replace(year=months // 12, month=months % 12 + 1)
+    return end + offset * (next_start(unit, end) - end)
+
+
 def start_of_day(day: date) -> datetime:
     """Midnight UTC at the beginning of `day`."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)

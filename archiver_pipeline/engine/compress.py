@@ -11,8 +11,13 @@ from archiver_pipeline.domain.layout import DataFormat, batch_stem, data_key
 from archiver_pipeline.engine.extract import extract_batch
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import step_over_batches
+from archiver_pipeline.errors import SourceError
 
 _BATCH_ID_HEX_DIGITS = 20
+
+
+class RowsGoneError(SourceError):
+    """A batch had to be extracted again and none of its rows is in the table any more."""
 
 
 def compress_batches(session: ArchiveSession, extraction: Extraction) -> Encoding:
@@ -52,7 +57,13 @@ def _staged(session: ArchiveSession, plan: Plan, batch: ExtractedBatch) -> Extra
     """The batch as staged here, or staged again when it was staged on another machine or cleaned away."""
     if batch.rows_path.exists() and batch.versions_path.exists():
         return batch
-    return extract_batch(session, plan, batch.planned)
+    again = extract_batch(session, plan, batch.planned)
+    if not again.rows:
+        raise RowsGoneError(
+            f"{plan.shape.name}: rows of batch {batch.planned.index} left the table while this run was interrupted",
+            hint="start a new run: it plans what is there now",
+        )
+    return again
 
 
 def _encode(session: ArchiveSession, plan: Plan, batch: ExtractedBatch, target: Path) -> Sha256Counter:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from archiver_pipeline.codec.versions import XMIN, read_versions
+from archiver_pipeline.codec.versions import read_versions
 from archiver_pipeline.domain.batch import (
     Deletion,
     EncodedBatch,
@@ -16,9 +16,9 @@ from archiver_pipeline.domain.batch import (
 )
 from archiver_pipeline.domain.layout import StoredBatch, group_batches, stem_of
 from archiver_pipeline.domain.manifest import Manifest
-from archiver_pipeline.engine.compress import compress_batch
+from archiver_pipeline.engine.compress import RowsGoneError, compress_batch
 from archiver_pipeline.engine.extract import extract_batch
-from archiver_pipeline.engine.reconcile import reconcile_batch
+from archiver_pipeline.engine.reconcile import reconcile_batch, reconcile_table
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import (
     build_manifest,
@@ -40,12 +40,13 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
     """Delete every verified batch, each in its own transaction, and settle it.
 
     A batch with a changed or locked row is rolled back and superseded; its other rows get one second pass in this
-    step. Safe to repeat: batches that an earlier try settled are left as they are.
+    step. Safe to repeat: batches that an earlier try settled are left as they are, and those that it left open under
+    another lock session are settled first, also when nothing of them is in the table or in `verification` any more.
     """
     plan = verification.upload.encoding.extraction.plan
 
     def work(batch: VerifiedBatch) -> tuple[SettledBatch, ...]:
-        settled = _delete_with_second_pass(session, plan, batch)
+        settled = _delete_with_second_pass(session, plan, batch, stored.get(stem_of(batch.encoded.key)))
         archived = sum(part.archived_rows for part in settled)
         session.progress.batch_finished(session.name, "delete", archived, batch.encoded.object_bytes)
         return settled
@@ -53,22 +54,40 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
     rows = sum(batch.encoded.extracted.rows for batch in verification.batches)
     with timed_step(session, "delete", len(verification.batches), rows) as watch:
         session.lock.require_held()
+        before = _settle_earlier_try(session, plan, verification)
+        stored = _stored_batches(session, verification)
         found = session.for_each(verification.batches, work)
-    return Deletion(verification, tuple(batch for batches in found for batch in batches), watch.seconds)
+    return Deletion(verification, (*before, *(batch for batches in found for batch in batches)), watch.seconds)
 
 
-def delete_batch(session: ArchiveSession, plan: Plan, batch: VerifiedBatch) -> tuple[SettledBatch, LeftBehind | None]:
-    """Settle one verified batch; tells what was left behind when it was superseded."""
-    batch = _with_versions(session, plan, batch)
-    stored = _stored_state(session, batch.encoded)
+def _settle_earlier_try(session: ArchiveSession, plan: Plan, verification: Verification) -> list[SettledBatch]:
+    """What an interrupted try of this step left open, without the batches that this try settles itself."""
+    if session.lock.token == plan.lock_token:
+        return []
+    own = {batch.encoded.batch_id for batch in verification.batches}
+    return [settled for settled in reconcile_table(session, plan.shape) if settled.batch_id not in own]
+
+
+def delete_batch(
+    session: ArchiveSession, plan: Plan, batch: VerifiedBatch, stored: StoredBatch | None
+) -> tuple[SettledBatch, LeftBehind | None]:
+    """Settle one verified batch; tells what was left behind when it was superseded.
+
+    `stored` is the batch as the store listed it under the held table lock, None where it was not listed.
+    """
     if stored is not None and stored.has_manifest:
         return reconcile_batch(session, plan.shape, stored), None
+    try:
+        batch = _with_versions(session, plan, batch)
+    except RowsGoneError:
+        return _abandoned(batch.encoded), None
     if not _may_write_manifest(session, plan, batch.encoded):
         return _abandoned(batch.encoded), None
     versions = read_versions(batch.encoded.extracted.versions_path)
     manifest = build_manifest(session, plan, batch.encoded, versions)
     if not write_manifest(session, manifest):
-        return reconcile_batch(session, plan.shape, _stored_state(session, batch.encoded)), None
+        listed = group_batches(session.store.list_objects(stem_of(batch.encoded.key) + "."))
+        return reconcile_batch(session, plan.shape, listed[0] if listed else None), None
     return _delete_manifested(session, plan, batch, manifest)
 
 
@@ -81,22 +100,19 @@ def _delete_manifested(
             deleting.delete_versions(versions, _guard(session, manifest))
         except (VersionsChangedError, RowsLockedError) as refusal:
             reason = refusal.message
-            left = deleting.explain_refusal(versions)
-            settled: list[SettledBatch] = []
-            keys = versions.select([XMIN, *manifest.primary_key])
-            deleting.settle(
-                keys,
-                lambda _: settled.append(write_superseded(session, manifest, reason, settled_by=_SETTLED_BY)),
-                session.lock,
-            )
-            return replace(settled[0], changed_rows=left.changed_rows, locked_rows=left.locked_rows), left
+            left = deleting.explain_refusal(versions, session.settings.lock_timeout_ms)
+            with deleting.in_peace(session.lock):
+                settled = write_superseded(session, manifest, reason, settled_by=_SETTLED_BY)
+            return replace(settled, changed_rows=left.changed_rows, locked_rows=left.locked_rows), left
     return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY), None
 
 
-def _delete_with_second_pass(session: ArchiveSession, plan: Plan, batch: VerifiedBatch) -> tuple[SettledBatch, ...]:
-    first, left = delete_batch(session, plan, batch)
+def _delete_with_second_pass(
+    session: ArchiveSession, plan: Plan, batch: VerifiedBatch, stored: StoredBatch | None
+) -> tuple[SettledBatch, ...]:
+    first, left = delete_batch(session, plan, batch, stored)
     session.pause_between_batches()
-    if left is None or left.locked_rows > _MAX_EXCLUDED_KEYS:
+    if left is None or left.locked_rows > min(_MAX_EXCLUDED_KEYS, len(left.locked_keys)):
         return (first,)
     planned = replace(batch.encoded.extracted.planned, excluded_keys=left.locked_keys)
     again = _archive_again(session, plan, planned)
@@ -111,7 +127,7 @@ def _archive_again(session: ArchiveSession, plan: Plan, planned: PlannedBatch) -
     encoded = compress_batch(session, plan, extracted)
     uploaded: UploadedBatch = upload_batch(session, plan, encoded)
     verified = verify_batch(session, plan, uploaded)
-    return delete_batch(session, plan, verified)[0]
+    return delete_batch(session, plan, verified, None)[0]
 
 
 def _with_versions(session: ArchiveSession, plan: Plan, batch: VerifiedBatch) -> VerifiedBatch:
@@ -131,8 +147,7 @@ def _may_write_manifest(session: ArchiveSession, plan: Plan, encoded: EncodedBat
         return True
     versions = read_versions(encoded.extracted.versions_path)
     with session.delete_sessions(plan.shape).take() as deleting:
-        left = deleting.explain_refusal(versions)
-    return left.changed_rows == 0
+        return deleting.count_present(versions, session.settings.lock_timeout_ms) == versions.num_rows
 
 
 def _abandoned(encoded: EncodedBatch) -> SettledBatch:
@@ -149,9 +164,11 @@ def _abandoned(encoded: EncodedBatch) -> SettledBatch:
     )
 
 
-def _stored_state(session: ArchiveSession, encoded: EncodedBatch) -> StoredBatch | None:
-    found = group_batches(session.store.list_objects(stem_of(encoded.key) + "."))
-    return found[0] if found else None
+def _stored_batches(session: ArchiveSession, verification: Verification) -> dict[str, StoredBatch]:
+    """What the store holds beside the batches, by stem: one listing per window instead of one per batch."""
+    folders = {batch.encoded.key.rpartition("/")[0] + "/" for batch in verification.batches}
+    listed = (found for folder in folders for found in group_batches(session.store.list_objects(folder)))
+    return {batch.stem: batch for batch in listed}
 
 
 def _guard(session: ArchiveSession, manifest: Manifest) -> DeleteGuard:

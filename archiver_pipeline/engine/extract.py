@@ -1,6 +1,8 @@
 """Extract: rows and row versions of each batch, out of one snapshot each, onto local disk."""
 
+import secrets
 import threading
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -39,8 +41,16 @@ def extract_batches(session: ArchiveSession, plan: Plan) -> Extraction:
     def work(batch: PlannedBatch) -> ExtractedBatch | None:
         if staged.is_full():
             return None
+        # Compress removes staged rows: a batch that got further goes on with what it has, and one that did not is
+        # extracted again there.
         extracted = resume(
-            session, plan, "extract", batch.index, ExtractedBatch, lambda: extract_batch(session, plan, batch)
+            session,
+            plan,
+            "extract",
+            batch.index,
+            ExtractedBatch,
+            lambda: extract_batch(session, plan, batch),
+            needs_files=False,
         )
         staged.add(extracted.rows_bytes)
         session.progress.batch_finished(session.name, "extract", extracted.rows, extracted.rows_bytes)
@@ -55,19 +65,24 @@ def extract_batches(session: ArchiveSession, plan: Plan) -> Extraction:
 def extract_batch(session: ArchiveSession, plan: Plan, batch: PlannedBatch) -> ExtractedBatch:
     """Stage one batch. Counts it a second time in the same snapshot.
 
-    Raises SourceError when the two counts differ.
+    Every extraction has files of its own: an object made from one snapshot must never be held against, and its rows
+    never deleted by, the row versions of a later one. Raises SourceError when the two counts differ.
     """
-    folder = session.staging_folder(plan.attempt_id)
+    base = session.staging_folder(plan.attempt_id) / f"{batch.index:06d}-{secrets.token_hex(4)}"
     with session.row_streams.take() as stream:
-        return _stage(stream, plan.shape, batch, plan.cutoff, folder / f"{batch.index:06d}")
+        return _stage(stream, plan.shape, batch, plan.cutoff, base)
 
 
 def _stage(stream: RowStream, shape: TableShape, batch: PlannedBatch, cutoff: datetime, base: Path) -> ExtractedBatch:
     facts, stretches = stream.read_batch(shape, batch, cutoff)
     rows_path, versions_path = base.with_suffix(".rows"), base.with_suffix(".versions")
     written, rows, longest = Sha256Counter(), 0, 0
-    with rows_path.open("wb") as file, versions_writer(versions_path, versions_schema(shape)) as versions:
-        for stretch in stretches:
+    with (
+        closing(stretches) as rows_read,
+        rows_path.open("wb") as file,
+        versions_writer(versions_path, versions_schema(shape)) as versions,
+    ):
+        for stretch in rows_read:
             written.update(stretch.text)
             file.write(stretch.text)
             versions.write_batch(stretch.versions)

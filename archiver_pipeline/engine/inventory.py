@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 
 from archiver_pipeline.domain.layout import (
@@ -18,15 +18,15 @@ from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.domain.windows import (
     Window,
     WindowUnit,
+    end_of_eligible,
     floor_to_unit,
     start_of_day,
     window_containing,
 )
-from archiver_pipeline.engine.plan import cutoff_of
 from archiver_pipeline.engine.reconcile import read_receipt
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.catalog import inspect_table
-from archiver_pipeline.postgres.eligible import oldest_eligible
+from archiver_pipeline.postgres.eligible import oldest_eligible, source_clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,12 @@ def find_oldest_windows(session: ArchiveSession, limit: int) -> list[Window]:
 
 
 def _end_of_eligible(session: ArchiveSession, dates: DateRange) -> datetime:
-    """The last boundary at or before the cutoff: only whole windows are archived."""
-    cutoff = cutoff_of(session)
-    if dates.end is not None:
-        cutoff = min(cutoff, start_of_day(dates.end) + timedelta(days=1))
-    return floor_to_unit(WindowUnit(session.settings.window), cutoff)
+    """The end of the last whole window that is old enough and within the dates."""
+    unit = WindowUnit(session.settings.window)
+    end = end_of_eligible(unit, source_clock(session.connection).astimezone(UTC), session.settings.retention_days)
+    if dates.end is None:
+        return end
+    return min(end, floor_to_unit(unit, start_of_day(dates.end) + timedelta(days=1)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def _plan_windows(
         take = min(eligible.rows, math.ceil(max(room, 0)), rows_left)
         planned_rows = _whole_batches(session, take)
         planned_all = planned_all and planned_rows >= eligible.rows
-        batches += _cut(session, shape, window, cutoff, len(batches), planned_rows)
+        batches += _cut(session, shape, window, cutoff, len(batches), min(planned_rows, eligible.rows))
         staged_bytes += planned_rows * eligible.row_bytes
         rows_left -= planned_rows
     return Plan(

@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, Protocol, TypeVar
+
+from archiver_pipeline.errors import ArchiverError
 
 
 class Closable(Protocol):
@@ -43,7 +45,9 @@ class Pool(Generic[Item]):
         with self._lock:
             used = list(self._used)
         for item in used:
-            item.cancel()
+            # One that cannot be reached has nothing running that we could stop; the others still must be.
+            with suppress(ArchiverError):
+                item.cancel()
 
     def close(self) -> None:
         """Close every free item. Safe to repeat."""
@@ -63,4 +67,6 @@ class Pool(Generic[Item]):
     def _drop(self, item: Item) -> None:
         with self._lock:
             self._used.remove(item)
-        item.close()
+        # The error that made the item unusable is the one to be told.
+        with suppress(ArchiverError):
+            item.close()

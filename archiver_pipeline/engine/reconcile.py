@@ -1,13 +1,14 @@
 """Reconcile: settle every batch whose fate a crash left open, before anything new is planned."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
 from archiver_pipeline.codec.documents import decode_document
 from archiver_pipeline.codec.hashing import Sha256Counter
 from archiver_pipeline.codec.jsonl import decode_jsonl, whole_lines
-from archiver_pipeline.codec.rows import count_rows, key_schema, keys_of_rows
+from archiver_pipeline.codec.rows import KeyReader
 from archiver_pipeline.codec.versions import XMIN
 from archiver_pipeline.domain.batch import Outcome, SettledBatch
 from archiver_pipeline.domain.layout import (
@@ -31,10 +32,12 @@ from archiver_pipeline.engine.settlement import (
 )
 from archiver_pipeline.errors import ManifestError, StoreError, VerificationError
 from archiver_pipeline.postgres.connection import RowsLockedError
-from archiver_pipeline.postgres.delete import DeleteGuard, VersionsChangedError
+from archiver_pipeline.postgres.delete import DeleteGuard, TooYoungError, VersionsChangedError
 from archiver_pipeline.storage.s3 import ObjectMissingError
 
 _SETTLED_BY = "reconcile"
+_LONGEST_WINDOW = timedelta(days=31)
+_ISO_DATE = len("2026-01-31")
 
 
 def reconcile_table(session: ArchiveSession, shape: TableShape) -> tuple[SettledBatch, ...]:
@@ -42,19 +45,16 @@ def reconcile_table(session: ArchiveSession, shape: TableShape) -> tuple[Settled
 
     Raises ManifestError or VerificationError when a batch cannot be settled safely: the table then stops.
     """
-    prefix = listing_prefix(session.store_settings.prefix, shape.name)
-    stored = group_batches(session.store.list_objects(prefix))
-    pending = [batch for batch in stored if batch.state is BatchState.pending]
-    return tuple(reconcile_batch(session, shape, batch, siblings=stored) for batch in pending)
+    pending = [batch for batch in _list_batches(session, shape) if batch.state is BatchState.pending]
+    return tuple(reconcile_batch(session, shape, batch) for batch in pending)
 
 
-def reconcile_batch(
-    session: ArchiveSession,
-    shape: TableShape,
-    stored: StoredBatch | None,
-    siblings: Iterable[StoredBatch] | None = None,
-) -> SettledBatch:
-    """Settle one batch that has a manifest. `siblings` are the table's batches, listed when not given."""
+def _list_batches(session: ArchiveSession, shape: TableShape) -> list[StoredBatch]:
+    return group_batches(session.store.list_objects(listing_prefix(session.store_settings.prefix, shape.name)))
+
+
+def reconcile_batch(session: ArchiveSession, shape: TableShape, stored: StoredBatch | None) -> SettledBatch:
+    """Settle one batch that has a manifest."""
     if stored is None:
         raise StoreError(f"{shape.name}: a manifest that exists is missing from the store's listing")
     manifest = read_manifest(session, stored.stem + MANIFEST_SUFFIX)
@@ -66,9 +66,7 @@ def reconcile_batch(
             Superseded, session.store.read_document(stored.stem + SUPERSEDED_SUFFIX), key=stored.stem
         )
         return settled_batch(manifest, Outcome.superseded, mark.reason)
-    if siblings is None:
-        siblings = group_batches(session.store.list_objects(listing_prefix(session.store_settings.prefix, shape.name)))
-    return _settle_pending(session, shape, manifest, siblings)
+    return _settle_pending(session, shape, manifest)
 
 
 def read_manifest(session: ArchiveSession, key: str) -> Manifest:
@@ -85,9 +83,7 @@ def _already(manifest: Manifest, outcome: Outcome) -> SettledBatch:
     return settled_batch(manifest, outcome)
 
 
-def _settle_pending(
-    session: ArchiveSession, shape: TableShape, manifest: Manifest, siblings: Iterable[StoredBatch]
-) -> SettledBatch:
+def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manifest) -> SettledBatch:
     """Read the fate while no delete is in flight; delete only what is wholly there and proved again."""
     keys = keys_of_manifest(manifest, shape)
     settled: list[SettledBatch] = []
@@ -98,22 +94,26 @@ def _settle_pending(
         elif 0 < present_rows < manifest.rows:
             reason = f"{manifest.rows - present_rows} of {manifest.rows} rows changed since they were read"
             settled.append(_supersede(session, manifest, reason))
+        elif present_rows and not _has_columns_of(manifest, shape):
+            settled.append(_supersede(session, manifest, "the table's columns changed since its rows were read"))
         elif present_rows == 0:
-            settled.append(_settle_absent(session, shape, manifest, keys, siblings))
+            settled.append(_settle_absent(session, shape, manifest, keys))
 
     with session.delete_sessions(shape).take() as deleting:
         deleting.settle(keys, decide, session.lock)
     return settled[0] if settled else _finish_delete(session, shape, manifest, keys)
 
 
-def _settle_absent(
-    session: ArchiveSession,
-    shape: TableShape,
-    manifest: Manifest,
-    keys: pa.Table,
-    siblings: Iterable[StoredBatch],
-) -> SettledBatch:
+def _has_columns_of(manifest: Manifest, shape: TableShape) -> bool:
+    """Whether the object holds every column the table has now; one added since is in no archive."""
+    archived = [(column.name, column.type) for column in manifest.columns]
+    return archived == [(column.name, column.type) for column in shape.columns]
+
+
+def _settle_absent(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
     """None of the rows is in the table: this object is their archive, unless another receipted one already is."""
+    # Listed now: a batch that was settled a moment ago may hold the same rows.
+    siblings = _list_batches(session, shape)
     if _is_archived_elsewhere(session, shape, manifest, keys, siblings):
         return _supersede(session, manifest, "its rows were archived by another batch")
     verify_against_manifest(session, shape, manifest, keys)
@@ -125,7 +125,7 @@ def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifes
     try:
         verify_against_manifest(session, shape, manifest, keys)
     except (VerificationError, ObjectMissingError) as damage:
-        return _supersede_in_peace(session, shape, manifest, keys, damage.message)
+        return _supersede_in_peace(session, shape, manifest, damage.message)
     guard = DeleteGuard(
         lock=session.lock,
         retention_days=session.settings.retention_days,
@@ -135,18 +135,14 @@ def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifes
     try:
         with session.delete_sessions(shape).take() as deleting:
             deleting.delete_keys(keys, guard)
-    except (VersionsChangedError, RowsLockedError) as refusal:
-        return _supersede_in_peace(session, shape, manifest, keys, refusal.message)
+    except (VersionsChangedError, RowsLockedError, TooYoungError) as refusal:
+        return _supersede_in_peace(session, shape, manifest, refusal.message)
     return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY)
 
 
-def _supersede_in_peace(
-    session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table, reason: str
-) -> SettledBatch:
-    settled: list[SettledBatch] = []
-    with session.delete_sessions(shape).take() as deleting:
-        deleting.settle(keys, lambda _: settled.append(_supersede(session, manifest, reason)), session.lock)
-    return settled[0]
+def _supersede_in_peace(session: ArchiveSession, shape: TableShape, manifest: Manifest, reason: str) -> SettledBatch:
+    with session.delete_sessions(shape).take() as deleting, deleting.in_peace(session.lock):
+        return _supersede(session, manifest, reason)
 
 
 def _supersede(session: ArchiveSession, manifest: Manifest, reason: str) -> SettledBatch:
@@ -171,10 +167,11 @@ def verify_against_manifest(session: ArchiveSession, shape: TableShape, manifest
 def _verify_rows(shape: TableShape, manifest: Manifest, keys: pa.Table, pieces: Iterable[bytes]) -> None:
     expected = keys.drop_columns([XMIN])
     decoded, rows = Sha256Counter(), 0
+    reader = KeyReader(shape.key, shape.columns)
     for block in whole_lines(decode_jsonl(pieces)):
         decoded.update(block)
-        found = keys_of_rows(block, key_schema(shape.key))
-        count = count_rows(block)
+        found = reader.read(block)
+        count = found.num_rows
         _require(found.equals(expected.slice(rows, count)), manifest, "its keys are not those of the manifest")
         rows += count
     _require(decoded.hexdigest() == manifest.rows_sha256, manifest, "its rows are not those of the manifest")
@@ -205,15 +202,25 @@ def _is_archived_elsewhere(
     shape: TableShape,
     manifest: Manifest,
     keys: pa.Table,
-    siblings: Iterable[StoredBatch],
+    siblings: Sequence[StoredBatch],
 ) -> bool:
-    """Whether a receipted batch of the same window holds any of the same row versions."""
+    """Whether a receipted batch whose window may overlap holds any of the same row versions."""
     receipted = [
         batch
         for batch in siblings
-        if batch.window_key == manifest.window and batch.has_receipt and batch.batch_id != manifest.batch_id
+        if batch.has_receipt and batch.batch_id != manifest.batch_id and _may_overlap(batch, manifest, siblings)
     ]
     return any(_shares_versions(session, shape, keys, batch) for batch in receipted)
+
+
+def _may_overlap(other: StoredBatch, manifest: Manifest, siblings: Sequence[StoredBatch]) -> bool:
+    """Whether two windows can hold the same row, also when the table's window unit was changed between them."""
+    oldest = min(batch.window_key for batch in siblings)
+    if manifest.window_open_start or other.window_key == oldest:
+        return True
+    start = date.fromisoformat(other.window_key[:_ISO_DATE])
+    first = datetime.fromisoformat(manifest.window_start).date() - _LONGEST_WINDOW
+    return first <= start < datetime.fromisoformat(manifest.window_end).date() + timedelta(days=1)
 
 
 def _shares_versions(session: ArchiveSession, shape: TableShape, keys: pa.Table, other: StoredBatch) -> bool:

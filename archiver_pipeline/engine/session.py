@@ -147,7 +147,7 @@ class ArchiveSession:
 
     def _table_staging(self) -> Path:
         root = Path(self.settings.staging_dir or Path(tempfile.gettempdir()) / f"archiver-{os.getuid()}")
-        return root / "-".join(map(key_part, (self.name.database, self.name.schema, self.name.table)))
+        return root.joinpath(*map(key_part, (self.name.database, self.name.schema, self.name.table)))
 
 
 class StoppedError(ArchiverError):

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from archiver_pipeline.codec.checkpoints import read_checkpoint, write_checkpoint
 from archiver_pipeline.domain.batch import ExtractedBatch, Plan
 from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.errors import ResourcesError
 
 
 class Staged(Protocol):
@@ -37,9 +38,23 @@ def timed_step(session: ArchiveSession, step: str, batches: int, rows: int) -> I
     watch = Stopwatch()
     session.progress.step_started(session.name, step, batches, rows)
     started = perf_counter()
-    yield watch
+    with _staging_errors():
+        yield watch
     watch.seconds = perf_counter() - started
     session.progress.step_finished(session.name, step, watch.seconds)
+
+
+@contextmanager
+def _staging_errors() -> Iterator[None]:
+    """Errors of the local disk are a lack of resources; drivers' errors never get here as OSError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResourcesError(
+            f"staging on the local disk failed: {reason}",
+            hint="free space, lower max_staged_bytes, or set staging_dir to a larger disk",
+        ) from error
 
 
 def step_over_batches(
@@ -65,15 +80,22 @@ def step_over_batches(
 
 
 def resume(
-    session: ArchiveSession, plan: Plan, step: str, index: int, kind: type[Result], work: Callable[[], Result]
+    session: ArchiveSession,
+    plan: Plan,
+    step: str,
+    index: int,
+    kind: type[Result],
+    work: Callable[[], Result],
+    *,
+    needs_files: bool = True,
 ) -> Result:
     """The result of `work`, done once per batch: a finished batch's result is read from its checkpoint instead.
 
-    A checkpoint counts only while the files that its value names itself are there.
+    With `needs_files` a checkpoint counts only while the files that its value names itself are there.
     """
     path = session.staging_folder(plan.attempt_id) / f"{index:06d}.{step}.json"
     found = read_checkpoint(path, kind)
-    if found is not None and all(file.exists() for file in _files_of(found)):
+    if found is not None and (not needs_files or all(file.exists() for file in _files_of(found))):
         return found
     result = work()
     write_checkpoint(path, result)

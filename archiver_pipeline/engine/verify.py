@@ -11,7 +11,7 @@ import pyarrow as pa
 from archiver_pipeline.codec.hashing import Sha256Counter
 from archiver_pipeline.codec.jsonl import decode_jsonl, whole_lines
 from archiver_pipeline.codec.parquet import verify_parquet
-from archiver_pipeline.codec.rows import count_rows, key_schema, keys_of_rows, lines_at
+from archiver_pipeline.codec.rows import KeyReader, lines_at
 from archiver_pipeline.codec.versions import keys_of_versions, read_versions
 from archiver_pipeline.domain.batch import (
     EncodedBatch,
@@ -93,11 +93,12 @@ def _verify_jsonl(
 ) -> None:
     stored, decoded, rows = Sha256Counter(), Sha256Counter(), 0
     pieces = _counted(session.store.read_blocks(encoded.key), stored)
+    reader = KeyReader(shape.key, shape.columns)
     with _named(encoded):
         for block in whole_lines(decode_jsonl(pieces)):
             decoded.update(block)
-            count = count_rows(block)
-            found = keys_of_rows(block, key_schema(shape.key))
+            found = reader.read(block)
+            count = found.num_rows
             _require(found.equals(keys.slice(rows, count)), encoded, "its keys are not those that were extracted")
             sample.pick(block, rows, count)
             rows += count
@@ -140,7 +141,7 @@ def _sample_staged_rows(rows_path: Path, rows_sha256: str, encoded: EncodedBatch
     with rows_path.open("rb") as file:
         for block in whole_lines(iter(lambda: file.read(4 << 20), b"")):
             staged.update(block)
-            count = count_rows(block)
+            count = block.count(b"\n")
             sample.pick(block, rows, count)
             rows += count
     _require(staged.hexdigest() == rows_sha256, encoded, "the staged rows changed on disk")

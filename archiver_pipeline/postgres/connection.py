@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import conninfo, errors, sql
+from psycopg import conninfo, sql
 
 from archiver_pipeline.config.effective import SourceSettings
 from archiver_pipeline.errors import (
@@ -17,6 +17,7 @@ from archiver_pipeline.errors import (
 )
 
 CONNECT_TIMEOUT_SECONDS = 10
+READ_LOCK_TIMEOUT_MS = 5_000
 PINNED_SETTINGS = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "iso_8601",
@@ -28,19 +29,31 @@ PINNED_SETTINGS = {
     "search_path": "",
     "jit": "off",
     "row_security": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "lock_timeout": f"{READ_LOCK_TIMEOUT_MS}ms",
 }
 """With these a value's text is exact, and the same whoever asks. `row_security = off` turns a policy that would hide
-rows into an error."""
+rows into an error. `read committed` lets a statement after a wait for a lock see what was committed during the wait:
+with a database's own default of `serializable` the fate of a batch would be read from before the wait."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _SQLSTATE_NETWORK = ("08", "57P01", "57P02", "57P03", "40001", "40P01")
+_SQLSTATE_LOCKED = ("55P03",)
 _SQLSTATE_RESOURCES = ("53",)
 _SQLSTATE_PERMISSION = ("42501", "28")
 
 
 class RowsLockedError(SourceError):
     """An application holds a lock on the table or on one of the rows."""
+
+
+_KINDS: tuple[tuple[tuple[str, ...], type[ArchiverError]], ...] = (
+    (_SQLSTATE_LOCKED, RowsLockedError),
+    (_SQLSTATE_RESOURCES, ResourcesError),
+    (_SQLSTATE_NETWORK, NetworkError),
+)
 
 
 def connect(source: SourceSettings, **settings: str) -> Connection:
@@ -91,8 +104,6 @@ def translated(error: psycopg.Error, source: SourceSettings) -> ArchiverError:
     """The error of ours for a driver's error."""
     message = error.diag.message_primary or str(error).strip().splitlines()[0]
     place = f"{source.host}:{source.port}/{source.dbname}"
-    if isinstance(error, errors.LockNotAvailable):
-        return RowsLockedError(f"{place}: {message}")
     return error_of_sqlstate(error.sqlstate, f"{place}: {message}")
 
 
@@ -111,10 +122,9 @@ def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
         return NetworkError(text, hint="check host, port and that the server is running")
     if sqlstate.startswith(_SQLSTATE_PERMISSION):
         return PermissionDeniedError(text, hint="grant the privilege; `archiver check` lists what is needed")
-    if sqlstate.startswith(_SQLSTATE_RESOURCES):
-        return ResourcesError(text)
-    if sqlstate.startswith(_SQLSTATE_NETWORK):
-        return NetworkError(text)
+    for prefixes, kind in _KINDS:
+        if sqlstate.startswith(prefixes):
+            return kind(text)
     return SourceError(f"{text} (SQLSTATE {sqlstate})")
 
 

@@ -1,6 +1,6 @@
 """Streams a batch's rows and row versions out of one snapshot, as Arrow, without a Python step per row."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,8 +67,8 @@ class RowStream:
 
     def read_batch(
         self, shape: TableShape, batch: PlannedBatch, cutoff: datetime
-    ) -> tuple[SnapshotFacts, Iterator[RowsAndVersions]]:
-        """Open the snapshot and return its facts and the rows; the snapshot ends when the rows are exhausted."""
+    ) -> tuple[SnapshotFacts, Generator[RowsAndVersions]]:
+        """Open the snapshot and return its facts and the rows; the snapshot ends when the rows are exhausted or closed."""
         with adbc_errors(self._source):
             facts = self._facts(shape, batch, cutoff)
         return facts, self._rows(shape, batch, cutoff)
@@ -79,7 +79,7 @@ class RowStream:
             rows, first, last, taken_at = cursor.fetchall()[0]
         return SnapshotFacts(int(rows), first or "", last or "", datetime.fromisoformat(taken_at))
 
-    def _rows(self, shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> Iterator[RowsAndVersions]:
+    def _rows(self, shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> Generator[RowsAndVersions]:
         try:
             with adbc_errors(self._source), self._connection.cursor() as cursor:
                 hint = {"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_HINT_BYTES)}
@@ -128,7 +128,7 @@ def _rows_query(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sql
     return sql.SQL(
         "SELECT pg_catalog.row_to_json({alias})::pg_catalog.text || E'\\n', {table_alias}.tableoid::pg_catalog.int8,"
         " {table_alias}.ctid::pg_catalog.text, {table_alias}.xmin::pg_catalog.text::pg_catalog.int8, {keys}"
-        " FROM {table} AS {table_alias} CROSS JOIN LATERAL (SELECT {columns} OFFSET 0) AS {alias} WHERE {condition}"
+        " FROM {table} AS {table_alias} CROSS JOIN LATERAL (SELECT {columns}) AS {alias} WHERE {condition}"
     ).format(
         alias=alias,
         table_alias=ALIAS,

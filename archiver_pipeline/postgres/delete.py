@@ -17,10 +17,17 @@ from psycopg.errors import LockNotAvailable
 
 from archiver_pipeline.config.effective import SourceSettings
 from archiver_pipeline.domain.table import TableShape
-from archiver_pipeline.errors import LockLostError, PreflightError, SourceError
+from archiver_pipeline.errors import LockLostError, PermissionDeniedError, PreflightError, SourceError
 from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, is_held, settle_key
 from archiver_pipeline.postgres.catalog import table_fingerprint
-from archiver_pipeline.postgres.connection import Connection, connect, fetch_one, source_errors
+from archiver_pipeline.postgres.connection import (
+    READ_LOCK_TIMEOUT_MS,
+    Connection,
+    RowsLockedError,
+    connect,
+    fetch_one,
+    source_errors,
+)
 from archiver_pipeline.postgres.eligible import (
     ALIAS,
     source_clock,
@@ -32,6 +39,7 @@ from archiver_pipeline.postgres.eligible import (
 _VERSIONS = sql.SQL("pg_temp.archiver_versions")
 _KEYS = sql.SQL("pg_temp.archiver_keys")
 _SETTLE_WAIT_MS = 60_000
+_CANCEL_SECONDS = 5
 
 
 class VersionsChangedError(SourceError):
@@ -40,6 +48,10 @@ class VersionsChangedError(SourceError):
     def __init__(self, message: str, *, matched_rows: int) -> None:
         super().__init__(message)
         self.matched_rows = matched_rows
+
+
+class TooYoungError(PreflightError):
+    """A row of the batch is within retention by the source's clock. Nothing was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,10 @@ class DeleteGuard:
 
 @dataclass(frozen=True, slots=True)
 class LeftBehind:
-    """Why a batch could not be deleted: rows no longer there as proved, and rows an application has locked."""
+    """Why a batch could not be deleted: rows no longer there as proved, and rows an application has locked.
+
+    Fewer `locked_keys` than `locked_rows` when the locked rows cannot be told from the others.
+    """
 
     changed_rows: int
     locked_rows: int
@@ -76,7 +91,8 @@ class DeleteSession:
 
     def cancel(self) -> None:
         """Stop the running statement; safe from another thread."""
-        self._connection.cancel_safe(timeout=5)
+        with source_errors(self._source):
+            self._connection.cancel_safe(timeout=_CANCEL_SECONDS)
 
     def delete_versions(self, versions: pa.Table, guard: DeleteGuard) -> None:
         """Delete exactly these row versions and commit.
@@ -102,22 +118,44 @@ class DeleteSession:
 
         A delete whose client died may still be committing; the exclusive settle lock waits for its end.
         """
+        with self.in_peace(lock):
+            self._load_keys(keys)
+            decide(self._locate_loaded_keys())
+
+    @contextmanager
+    def in_peace(self, lock: AdvisoryTableLock) -> Iterator[None]:
+        """A transaction during which no delete of this table's batches is in flight, without a look at the table."""
         with source_errors(self._source), self._connection.transaction():
             self._set_lock_timeout(_SETTLE_WAIT_MS)
             self._connection.execute(
                 "SELECT pg_catalog.pg_advisory_xact_lock(%s)", (settle_key(self._shape.name).value,)
             )
             self._require_lock(lock)
-            self._load_keys(keys)
-            decide(self._locate_loaded_keys())
+            self._set_lock_timeout(READ_LOCK_TIMEOUT_MS)
+            yield
 
-    def explain_refusal(self, versions: pa.Table) -> LeftBehind:
-        """Tell changed rows from locked ones after a refused delete. Locks rows for a moment, deletes none."""
+    def count_present(self, versions: pa.Table, lock_timeout_ms: int) -> int:
+        """How many of these row versions are in the table. Raises RowsLockedError when the table is locked."""
         with source_errors(self._source), self._connection.transaction(force_rollback=True):
+            self._set_lock_timeout(lock_timeout_ms)
             self._load_versions(versions)
-            present = self._count_present()
-            lockable = self._lockable_keys()
-            locked = self._locked_keys() if lockable < present else ()
+            return self._count_present()
+
+    def explain_refusal(self, versions: pa.Table, lock_timeout_ms: int) -> LeftBehind:
+        """Tell changed rows from locked ones after a refused delete. Locks rows for a moment, deletes none.
+
+        When the whole table is locked, or the user may not lock rows, all rows that may be there count as locked.
+        """
+        present = versions.num_rows
+        try:
+            with source_errors(self._source), self._connection.transaction(force_rollback=True):
+                self._set_lock_timeout(lock_timeout_ms)
+                self._load_versions(versions)
+                present = self._count_present()
+                lockable = self._lockable_keys()
+                locked = self._locked_keys() if lockable < present else ()
+        except (RowsLockedError, PermissionDeniedError):
+            return LeftBehind(versions.num_rows - present, present, ())
         return LeftBehind(versions.num_rows - present, present - lockable, locked)
 
     @contextmanager
@@ -162,21 +200,16 @@ class DeleteSession:
         last = typed_literal(guard.last_row_time, shape.timestamp_type.value)
         (is_past,) = fetch_one(self._connection, sql.SQL("SELECT {} < {}").format(last, cutoff))
         if not is_past:
-            raise PreflightError(
+            raise TooYoungError(
                 f"{shape.name}: rows up to {guard.last_row_time} are younger than retention by the source's clock"
             )
 
     def _load_versions(self, versions: pa.Table) -> None:
-        self._truncate()
+        """Both temporary tables are empty at the start of every transaction."""
         self._copy_in(_VERSIONS, versions)
 
     def _load_keys(self, keys: pa.Table) -> None:
-        self._truncate()
         self._copy_in(_KEYS, keys)
-
-    def _truncate(self) -> None:
-        self._connection.execute(sql.SQL("DELETE FROM {}").format(_VERSIONS))
-        self._connection.execute(sql.SQL("DELETE FROM {}").format(_KEYS))
 
     def _copy_in(self, target: sql.SQL, rows: pa.Table) -> None:
         sink = io.BytesIO()
@@ -203,10 +236,10 @@ class DeleteSession:
 
     def _lockable_keys(self) -> int:
         """Lock every matching row that is free and remember its key; returns how many."""
-        keys = sql.SQL(", ").join(_temporary_key_names(self._shape))
+        keys = sql.SQL(", ").join(_qualified_key_names(self._shape, "v"))
         cursor = self._connection.execute(
             sql.SQL(
-                "WITH free AS (SELECT v_xmin, {keys} {matching} FOR UPDATE OF {alias} SKIP LOCKED)"
+                "WITH free AS (SELECT v.v_xmin, {keys} {matching} FOR UPDATE OF {alias} SKIP LOCKED)"
                 " INSERT INTO {target} SELECT * FROM free"
             ).format(keys=keys, matching=_matching(self._shape), alias=ALIAS, target=_KEYS)
         )
@@ -215,10 +248,10 @@ class DeleteSession:
     def _locked_keys(self) -> tuple[tuple[str, ...], ...]:
         keys = _temporary_key_names(self._shape)
         texts = sql.SQL(", ").join(sql.SQL("{}::pg_catalog.text").format(name) for name in keys)
-        names = sql.SQL(", ").join(keys)
+        names = sql.SQL(", ").join(_qualified_key_names(self._shape, "v"))
         rows = self._connection.execute(
             sql.SQL(
-                "SELECT {texts} FROM (SELECT v_xmin, {names} {matching} EXCEPT SELECT * FROM {free}) AS locked"
+                "SELECT {texts} FROM (SELECT v.v_xmin, {names} {matching} EXCEPT SELECT * FROM {free}) AS locked"
             ).format(texts=texts, names=names, matching=_matching(self._shape), free=_KEYS)
         ).fetchall()
         return tuple(tuple(row) for row in rows)
@@ -244,6 +277,10 @@ def _create_temporary_tables(connection: Connection, shape: TableShape) -> None:
 
 def _temporary_key_names(shape: TableShape) -> list[sql.Identifier]:
     return [sql.Identifier(f"v_key_{position}") for position in range(len(shape.key))]
+
+
+def _qualified_key_names(shape: TableShape, alias: str) -> list[sql.Composed]:
+    return [sql.SQL("{}.{}").format(sql.Identifier(alias), name) for name in _temporary_key_names(shape)]
 
 
 def _key_match(shape: TableShape, alias: str) -> sql.Composed:
@@ -273,7 +310,7 @@ def _delete_query(shape: TableShape) -> sql.Composed:
 
 
 def _locate_query(shape: TableShape) -> sql.Composed:
-    names = sql.SQL(", ").join(_temporary_key_names(shape))
+    names = sql.SQL(", ").join(_qualified_key_names(shape, "k"))
     return sql.SQL(
         "INSERT INTO {versions} SELECT {alias}.tableoid, {alias}.ctid, {alias}.xmin, {names}"
         " FROM {table} AS {alias} JOIN {keys} AS k ON {alias}.xmin = k.v_xmin AND {match}"

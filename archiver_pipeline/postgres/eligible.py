@@ -135,17 +135,19 @@ def batch_bounds(
     batch_size: int,
     limit_rows: int,
 ) -> list[tuple[str, ...]]:
-    """The last (timestamp, key) of each batch among the first `limit_rows` eligible rows, as text, in order."""
+    """The last (timestamp, key) of each batch among the first `limit_rows` eligible rows, as text, in order.
+
+    `limit_rows` beyond the rows there are leaves the last, partial batch out: give what was counted.
+    """
     columns = sql.SQL(", ").join(order_columns(shape))
     names = [sql.Identifier(f"c{position}") for position in range(len(shape.key) + 1)]
     named = sql.SQL(", ").join(
         sql.SQL("{} AS {}").format(column, name) for column, name in zip(order_columns(shape), names, strict=True)
     )
     query = sql.SQL(
-        "WITH numbered AS (SELECT {named}, pg_catalog.row_number() OVER (ORDER BY {columns}) AS position"
-        " FROM {table} AS {alias} WHERE {condition} ORDER BY {columns} LIMIT {limit})"
-        " SELECT {texts} FROM numbered WHERE position % {size} = 0"
-        " OR position = (SELECT pg_catalog.max(position) FROM numbered) ORDER BY position"
+        "SELECT {texts} FROM (SELECT {named}, pg_catalog.row_number() OVER (ORDER BY {columns}) AS position"
+        " FROM {table} AS {alias} WHERE {condition} ORDER BY {columns} LIMIT {limit}) AS numbered"
+        " WHERE position % {size} = 0 OR position = {limit} ORDER BY position"
     ).format(
         texts=sql.SQL(", ").join(sql.SQL("{}::pg_catalog.text").format(name) for name in names),
         named=named,

@@ -21,7 +21,7 @@ def fetch_live_rows(connection: Connection, shape: TableShape, versions: pa.Tabl
     query = sql.SQL(
         "SELECT wanted.position, pg_catalog.row_to_json({alias})::pg_catalog.text"
         " FROM (VALUES {values}) AS wanted({names}) JOIN {table} AS {table_alias} ON {match}"
-        " CROSS JOIN LATERAL (SELECT {columns} OFFSET 0) AS {alias}"
+        " CROSS JOIN LATERAL (SELECT {columns}) AS {alias}"
     ).format(
         alias=alias,
         values=sql.SQL(", ").join(_wanted(shape, versions)),

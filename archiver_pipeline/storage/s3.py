@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 READ_BLOCK_BYTES = 1 << 20
+_WHOLE_BODY_BYTES = 16 << 20
 _CONNECT_TIMEOUT_SECONDS = 10
 _READ_TIMEOUT_SECONDS = 60
 _ATTEMPTS = 5
@@ -75,8 +76,12 @@ class S3Store:
         Raises ObjectExistsError, NetworkError, PermissionDeniedError or StoreError. Safe to repeat.
         """
         extra = self._write_options(cold_allowed=False)
-        if path.stat().st_size >= self.settings.multipart_threshold_bytes:
+        size_bytes = path.stat().st_size
+        if size_bytes >= self.settings.multipart_threshold_bytes:
             self._put_parts(key, path, extra)
+        elif size_bytes <= _WHOLE_BODY_BYTES:
+            # A file body is sent in pieces of 16 KiB, which costs more than the memory it saves.
+            self._put(key, path.read_bytes(), _base64_of_hex(sha256_hex), extra)
         else:
             with path.open("rb") as body:
                 self._put(key, body, _base64_of_hex(sha256_hex), extra)

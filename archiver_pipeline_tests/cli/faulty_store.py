@@ -1,0 +1,66 @@
+"""A relay in front of the S3 server, on a port of its own, that damages data objects on their way back.
+
+Signatures cover the host as the client names it, so headers pass as they are and the server checks them as ever.
+"""
+
+import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import urlsplit
+
+_HOP_HEADERS = {"connection", "expect", "transfer-encoding", "content-length"}
+
+
+@contextmanager
+def damaging_store(endpoint: str) -> Iterator[str]:
+    """The endpoint of a store whose data objects come back with one byte changed."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _relay_to(urlsplit(endpoint).netloc))
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _relay_to(upstream: str) -> type[BaseHTTPRequestHandler]:
+    class Relay(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def relay(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_HEADERS}
+            connection = http.client.HTTPConnection(upstream, timeout=30)
+            connection.request(self.command, self.path, sent, headers)
+            answer = connection.getresponse()
+            self._answer(answer, self._damaged(answer.read()))
+            connection.close()
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = relay  # noqa: N815
+
+        def _damaged(self, body: bytes) -> bytes:
+            """A data object with one byte changed; everything else as it is."""
+            if self.command != "GET" or ".jsonl.gz" not in self.path or not body:
+                return body
+            middle = len(body) // 2
+            return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+
+        def _answer(self, answer: http.client.HTTPResponse, body: bytes) -> None:
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                # A checksum of the store's own would give the damage away before our own proof is asked.
+                if name.lower() not in _HOP_HEADERS and "checksum" not in name.lower():
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Nothing: the client under test reports what matters."""
+
+    return Relay
