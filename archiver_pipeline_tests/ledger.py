@@ -101,14 +101,15 @@ class Ledger:
 
     def account(self) -> None:
         """Assert that the table and the receipted objects together are exactly the expected rows."""
-        in_table, archived = Counter(self.table_rows()), Counter(self.archived_rows())
-        found = in_table + archived
+        receipted = self.receipted()
+        archived = Counter(row for found in receipted for row in self.rows_of(found))
+        found = Counter(self.table_rows()) + archived
         lost, surplus = self.expected - found, found - self.expected
         assert not lost, f"{lost.total()} rows are in neither table nor archive, such as {_some(lost)}"
         assert not surplus, f"{surplus.total()} rows are once too often, such as {_some(surplus)}"
-        for stored in self.receipted():
+        for stored in receipted:
             _require_proof(stored)
-        self._require_old_enough()
+        self._require_old_enough(receipted)
 
     def account_all_archived(self) -> None:
         """As `account`, and nothing eligible is left in the table."""
@@ -162,10 +163,10 @@ class Ledger:
             document("superseded"),
         )
 
-    def _require_old_enough(self) -> None:
+    def _require_old_enough(self, receipted: list[StoredObject]) -> None:
         """Nothing younger than the retention is in a receipted object."""
         with self._connect() as connection:
-            for found in self.receipted():
+            for found in receipted:
                 times = [json.loads(line)[self._timestamp_column] for line in _decoded(found)]
                 [(young,)] = connection.execute(
                     "SELECT count(*) FROM unnest(%s::text[]) AS u(moment)"

@@ -13,7 +13,7 @@ from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.archive import archive_windows
-from archiver_pipeline.engine.inventory import DateRange, eligible_windows
+from archiver_pipeline.engine.inventory import DateRange, due_windows
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError
 from archiver_pipeline.orchestration.build import build_definitions
@@ -90,7 +90,7 @@ class _Drain:
         with contextlib.closing(session):
             session.store.require_bucket()
             shape = inspect_table(session.connection, self.settings)
-            yield from ranges_of(eligible_windows(session, shape, self.dates))
+            yield from ranges_of(due_windows(session, shape, self.dates))
 
     def _archive(self, windows: list[Window]) -> bool:
         """Archive one range until the staging limit no longer cuts it short; False stops the table."""

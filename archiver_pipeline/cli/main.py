@@ -2,10 +2,11 @@
 
 import signal
 import sys
+from typing import NoReturn
 
-import click
 import typer
 from rich.markup import escape
+from typer.exceptions import TyperException
 
 from archiver_pipeline.cli import check, listing, run
 from archiver_pipeline.cli.console import errors
@@ -34,13 +35,19 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     try:
-        sys.exit(app(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(ConfigError.exit_code)
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        _fail(f"{error.format_message()} — `archiver --help` shows what there is", ConfigError.exit_code)
     except ArchiverError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED_EXIT_CODE
+    # typer makes an exit code of an interrupt on its way.
+    if code == INTERRUPTED_EXIT_CODE:
         errors.print("interrupted; nothing is lost: run the same command again to go on", highlight=False)
-        sys.exit(INTERRUPTED_EXIT_CODE)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)

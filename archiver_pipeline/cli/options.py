@@ -28,11 +28,21 @@ TableOption = Annotated[
 ]
 StartOption = Annotated[
     datetime | None,
-    typer.Option("--start-date", formats=["%Y-%m-%d"], help="First day to take (UTC, inclusive).", show_default=False),
+    typer.Option(
+        "--start-date",
+        formats=["%Y-%m-%d"],
+        help="First day to take (UTC, inclusive); windows are taken whole.",
+        show_default=False,
+    ),
 ]
 EndOption = Annotated[
     datetime | None,
-    typer.Option("--end-date", formats=["%Y-%m-%d"], help="Last day to take (UTC, inclusive).", show_default=False),
+    typer.Option(
+        "--end-date",
+        formats=["%Y-%m-%d"],
+        help="Last day to take (UTC, inclusive); windows are taken whole.",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of text.")]
 

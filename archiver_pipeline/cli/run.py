@@ -150,6 +150,7 @@ def _print_outcome(listener: RunListener, *, as_json: bool) -> None:
 def summary_table(reports: list[ArchiveReport]) -> Table:
     """One line per table: what was archived, what it weighs now, what is left and why."""
     table = Table("table", "rows", "batches", "stored", "reclaimed", "seconds", "left behind")
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
         column.justify = "right"
     for name in dict.fromkeys(report.table for report in reports):

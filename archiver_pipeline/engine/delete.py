@@ -147,7 +147,8 @@ def _may_write_manifest(session: ArchiveSession, plan: Plan, encoded: EncodedBat
         return True
     versions = read_versions(encoded.extracted.versions_path)
     with session.delete_sessions(plan.shape).take() as deleting:
-        return deleting.count_present(versions, session.settings.lock_timeout_ms) == versions.num_rows
+        present = deleting.count_present(versions, session.settings.lock_timeout_ms)
+    return present == encoded.extracted.rows
 
 
 def _abandoned(encoded: EncodedBatch) -> SettledBatch:

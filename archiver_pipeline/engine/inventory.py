@@ -1,5 +1,6 @@
 """Looking, without changing anything: windows with eligible rows, and the archives of a table."""
 
+import heapq
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from archiver_pipeline.domain.windows import (
     WindowUnit,
     end_of_eligible,
     floor_to_unit,
+    next_start,
     start_of_day,
     window_containing,
 )
@@ -44,7 +46,7 @@ def eligible_windows(session: ArchiveSession, shape: TableShape, dates: DateRang
     """
     unit, first = WindowUnit(session.settings.window), session.settings.first_window
     end = _end_of_eligible(session, dates)
-    after = floor_to_unit(unit, start_of_day(dates.start)) if dates.start else None
+    after = _first_boundary(unit, dates.start) if dates.start else None
     while oldest := oldest_eligible(session.connection, shape, end, after=after):
         window = window_containing(unit, oldest, first=first)
         if window.end > end:
@@ -53,10 +55,50 @@ def eligible_windows(session: ArchiveSession, shape: TableShape, dates: DateRang
         after = window.end
 
 
+def due_windows(session: ArchiveSession, shape: TableShape, dates: DateRange) -> Iterator[Window]:
+    """Every eligible window, and those with a batch that an interrupted run left pending, oldest first.
+
+    After the last delete of a window committed, only its pending batch is left to say that a receipt is missing.
+    """
+    pending = sorted(_pending_windows(session, dates), key=_start)
+    seen: set[Window] = set()
+    for window in heapq.merge(pending, eligible_windows(session, shape, dates), key=_start):
+        if window not in seen:
+            seen.add(window)
+            yield window
+
+
 def find_oldest_windows(session: ArchiveSession, limit: int) -> list[Window]:
-    """The oldest windows with something to archive, at most `limit`; empty: the table was asked and has none."""
+    """The oldest due windows, at most `limit`; empty: table and store were asked and have none."""
     shape = inspect_table(session.connection, session.settings)
-    return list(islice(eligible_windows(session, shape, DateRange()), limit))
+    return list(islice(due_windows(session, shape, DateRange()), limit))
+
+
+def _pending_windows(session: ArchiveSession, dates: DateRange) -> Iterator[Window]:
+    unit, first = WindowUnit(session.settings.window), session.settings.first_window
+    for batch in list_stored(session, session.name):
+        day = date.fromisoformat(batch.window_key[: len("2026-01-31")])
+        within = (dates.start is None or dates.start <= day) and (dates.end is None or day <= dates.end)
+        if batch.state is BatchState.pending and within:
+            yield window_containing(unit, _moment_of(batch.window_key), first=first)
+
+
+def _moment_of(window_key: str) -> datetime:
+    """The start that a window key names, whatever unit it was made with."""
+    return datetime.fromisoformat(window_key if len(window_key) == len("2026-01-31") else f"{window_key}:00").replace(
+        tzinfo=UTC
+    )
+
+
+def _start(window: Window) -> datetime:
+    return window.start
+
+
+def _first_boundary(unit: WindowUnit, day: date) -> datetime:
+    """The first boundary at or after the beginning of the day: windows are taken whole or not at all."""
+    start = start_of_day(day)
+    floor = floor_to_unit(unit, start)
+    return floor if floor == start else next_start(unit, floor)
 
 
 def _end_of_eligible(session: ArchiveSession, dates: DateRange) -> datetime:

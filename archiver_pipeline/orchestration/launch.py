@@ -1,7 +1,10 @@
 """Runs archive runs in this process against the Dagster instance, so that every run is recorded."""
 
+import contextlib
+import fcntl
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,17 +13,33 @@ import psutil
 
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.domain.windows import Window
-from archiver_pipeline.orchestration.names import PROCESS_TAG, asset_key, asset_name
+from archiver_pipeline.orchestration.names import PROCESS_TAG, asset_key, asset_name, process_of
 from archiver_pipeline.orchestration.sensors import run_tags
 
 WINDOWS_PER_RUN = 30
 _RANGE_START = "dagster/asset_partition_range_start"
 _RANGE_END = "dagster/asset_partition_range_end"
+# A person runs the command again; a daemon on the same instance must not do it behind their back.
+_NOT_RETRIED = {"dagster/max_retries": "0"}
 
 
 def open_instance(folder: Path) -> dg.DagsterInstance:
     """The instance of DAGSTER_HOME; else the one whose dagster.yaml lies in the working directory; else one below
     `folder`, made when missing."""
+    with _one_at_a_time():
+        return _open_instance(folder)
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Two processes that create the tables of one SQLite storage at once fail each other."""
+    path = Path(tempfile.gettempdir()) / f"archiver-{os.getuid()}.dagster.lock"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _open_instance(folder: Path) -> dg.DagsterInstance:
     if os.environ.get("DAGSTER_HOME"):
         return dg.DagsterInstance.get()
     if Path("dagster.yaml").exists():
@@ -40,15 +59,20 @@ def run_windows_in_process(
     limit_rows: int | None,
     log_level: str,
 ) -> bool:
-    """One Dagster run over a contiguous range of windows, the first to the last; True when it succeeded."""
+    """One Dagster run over a contiguous range of windows, the first to the last; True when it succeeded.
+
+    Raises KeyboardInterrupt when the run was interrupted.
+    """
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={asset_key(settings)})
     result = job.execute_in_process(
         instance=instance,
         tags=run_tags(settings)
-        | {_RANGE_START: windows[0].key, _RANGE_END: windows[-1].key, PROCESS_TAG: _this_process()},
+        | {_RANGE_START: windows[0].key, _RANGE_END: windows[-1].key, PROCESS_TAG: _this_process(), **_NOT_RETRIED},
         run_config=_run_config(settings, limit_rows, log_level),
         raise_on_error=False,
     )
+    if not result.success and _was_interrupted(result):
+        raise KeyboardInterrupt
     return result.success
 
 
@@ -58,7 +82,7 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     Dagster's own monitoring does this for runs that its daemon launched.
     """
     records = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    dead = [record.dagster_run for record in records if _is_dead(record.dagster_run.tags.get(PROCESS_TAG))]
+    dead = [record.dagster_run for record in records if _is_dead(process_of(record.dagster_run))]
     for run in dead:
         instance.report_run_failed(run, "The process of this run was killed; the next run settles what it left open.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
@@ -75,6 +99,12 @@ def ranges_of(windows: Iterator[Window]) -> Iterator[list[Window]]:
         group.append(window)
     if group:
         yield group
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Dagster takes an interrupt for a failure of the run and tells it from others in the reason only."""
+    reason = result.get_run_failure_event().job_failure_data.failure_reason
+    return reason is not None and reason.value == "UNEXPECTED_TERMINATION"
 
 
 def _run_config(settings: TableSettings, limit_rows: int | None, log_level: str) -> dict[str, object]:

@@ -14,6 +14,14 @@ _PLAIN = re.compile(r"[A-Za-z0-9_]+")
 _HASH_DIGITS = 6
 
 
+def process_of(run: dg.DagsterRun) -> str | None:
+    """The process of a command that executes this run; None when Dagster does.
+
+    Dagster copies the tag to re-executions, which it executes elsewhere.
+    """
+    return None if run.parent_run_id else run.tags.get(PROCESS_TAG)
+
+
 def asset_key(settings: TableSettings) -> dg.AssetKey:
     """[database, schema, table], as the configuration spells them."""
     return dg.AssetKey([settings.database, settings.schema, settings.table])

@@ -23,7 +23,7 @@ from archiver_pipeline.engine.upload import upload_batches
 from archiver_pipeline.engine.verify import verify_batches
 from archiver_pipeline.errors import ArchiverError, LockHeldError
 from archiver_pipeline.orchestration.metadata import archive_checks, report_metadata, window_metadata
-from archiver_pipeline.orchestration.names import PROCESS_TAG, asset_key, asset_name, pool_of
+from archiver_pipeline.orchestration.names import asset_key, asset_name, pool_of, process_of
 from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, ArchiverRuntime
 
 CHECK_VERIFIED = "verified"
@@ -87,6 +87,7 @@ class StepOps:
             session = _session(context, settings)
             with engine_errors(context, session):
                 report = report_archive(session, before)
+            context.log.info(f"report: {report.rows} rows archived, {report.left_behind_rows} left behind")
             shape = before.verification.upload.encoding.extraction.plan.shape
             context.add_asset_metadata(report_metadata(report, shape), key)
             for window in report.windows:
@@ -149,7 +150,7 @@ def engine_errors(context: dg.AssetExecutionContext, session: ArchiveSession) ->
     try:
         yield
     except LockHeldError as error:
-        if PROCESS_TAG in context.run.tags:
+        if process_of(context.run) is not None:
             raise _failure(session, error) from error
         raise dg.RetryRequested(max_retries=_LOCK_TRIES, seconds_to_wait=_LOCK_WAIT_SECONDS) from error
     except ArchiverError as error:

@@ -68,7 +68,7 @@ class RowStream:
     def read_batch(
         self, shape: TableShape, batch: PlannedBatch, cutoff: datetime
     ) -> tuple[SnapshotFacts, Generator[RowsAndVersions]]:
-        """Open the snapshot and return its facts and the rows; the snapshot ends when the rows are exhausted or closed."""
+        """Open the snapshot; returns its facts and the rows. It ends when the rows are exhausted or closed."""
         with adbc_errors(self._source):
             facts = self._facts(shape, batch, cutoff)
         return facts, self._rows(shape, batch, cutoff)

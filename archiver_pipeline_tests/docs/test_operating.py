@@ -3,10 +3,12 @@
 import re
 
 import pytest
+import yaml
 from psycopg import sql
 
 from archiver_pipeline.config.enums import VacuumStrategy
 from archiver_pipeline.errors import ArchiverError, SourceError
+from archiver_pipeline.orchestration import launch, ops, sensors
 from archiver_pipeline_tests.docs.reading import ROOT
 from archiver_pipeline_tests.plugins.archiving import OLD_ROWS
 
@@ -76,3 +78,20 @@ def test_a_row_that_another_table_refers_to_stops_the_table_and_loses_nothing(ar
     database.execute("DROP TABLE child")
     archiving.archive()
     audit.account_all_archived()
+
+
+def test_figures_are_those_of_the_code():
+    concurrency = yaml.safe_load((ROOT / "dagster.yaml").read_text())["concurrency"]
+    per_database, per_table = (limit["limit"] for limit in concurrency["runs"]["tag_concurrency_limits"])
+    text = " ".join(PAGE.read_text().split())
+    for figure in (
+        f"`due_<database>` (every {sensors._SENSOR_SECONDS} s)",
+        f"the sensor at most {sensors._WINDOWS_PER_TICK} windows per table, the schedule at most"
+        f" {sensors._WINDOWS_PER_NIGHT}",
+        f"windows in runs of up to {launch.WINDOWS_PER_RUN}",
+        f"tries again every {ops._LOCK_WAIT_SECONDS} s, up to {ops._LOCK_TRIES} times",
+        f"{concurrency['pools']['default_limit']} ops at once per pool",
+        f"{concurrency['runs']['max_concurrent_runs']} runs at once, {per_database} runs at once per database",
+        f"and {per_table} per table",
+    ):
+        assert figure in text, figure

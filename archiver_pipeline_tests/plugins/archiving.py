@@ -29,7 +29,7 @@ from archiver_pipeline_tests.ledger import Ledger
 from archiver_pipeline_tests.plugins.servers import Bucket, Database
 
 RETENTION_DAYS = 30
-OLD_ROWS = 90
+OLD_ROWS = 45
 YOUNG_ROWS = 30
 DATABASE_ID = "appdb"
 
@@ -55,7 +55,7 @@ SELECT 100000 + n, now() - n * interval '1 hour', 'young', NULL, '{{}}', NULL FR
 
 
 def create_audit_table(database: Database, table: str = "audit_logs", *, old: int = OLD_ROWS) -> None:
-    """An audit table with `old` rows over about four days before the retention, one an hour, and young rows."""
+    """An audit table with `old` rows over about two days before the retention, one an hour, and young rows."""
     with database.connect() as connection:
         connection.execute(CREATE_AUDIT_TABLE.format(table=table).encode())
         connection.execute(FILL_AUDIT_TABLE.format(table=table, old=old, young=YOUNG_ROWS).encode())
