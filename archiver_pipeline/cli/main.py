@@ -1,5 +1,6 @@
 """The `archiver` command."""
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -37,6 +38,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except TyperException as error:
+        if not error.format_message():  # No command at all: the help is printed already.
+            sys.exit(os.EX_OK)
         _fail(f"{error.format_message()} — `archiver --help` shows what there is", ConfigError.exit_code)
     except ArchiverError as error:
         _fail(str(error), error.exit_code)

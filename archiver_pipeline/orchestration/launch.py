@@ -1,11 +1,9 @@
 """Runs archive runs in this process against the Dagster instance, so that every run is recorded."""
 
-import contextlib
 import fcntl
 import os
 import socket
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +11,7 @@ import psutil
 
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.domain.windows import Window
+from archiver_pipeline.errors import ConfigError
 from archiver_pipeline.orchestration.names import PROCESS_TAG, asset_key, asset_name, process_of
 from archiver_pipeline.orchestration.sensors import run_tags
 
@@ -25,29 +24,24 @@ _NOT_RETRIED = {"dagster/max_retries": "0"}
 
 def open_instance(folder: Path) -> dg.DagsterInstance:
     """The instance of DAGSTER_HOME; else the one whose dagster.yaml lies in the working directory; else one below
-    `folder`, made when missing."""
-    with _one_at_a_time():
-        return _open_instance(folder)
-
-
-@contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Two processes that create the tables of one SQLite storage at once fail each other."""
-    path = Path(tempfile.gettempdir()) / f"archiver-{os.getuid()}.dagster.lock"
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _open_instance(folder: Path) -> dg.DagsterInstance:
+    `folder`, made when missing. Raises ConfigError when DAGSTER_HOME is no folder."""
     if os.environ.get("DAGSTER_HOME"):
-        return dg.DagsterInstance.get()
+        home = Path(os.environ["DAGSTER_HOME"])
+        if not home.is_absolute() or not home.is_dir():
+            raise ConfigError(f"DAGSTER_HOME is {home}", hint="it must be the absolute path of an existing folder")
+        return _open_alone(dg.DagsterInstance.get, home)
     if Path("dagster.yaml").exists():
-        Path(".dagster").mkdir(exist_ok=True)
-        return dg.DagsterInstance.from_config(str(Path.cwd()))
+        return _open_alone(lambda: dg.DagsterInstance.from_config(str(Path.cwd())), Path(".dagster"))
     home = folder / ".dagster"
+    return _open_alone(lambda: dg.DagsterInstance.from_config(str(home)), home)
+
+
+def _open_alone(open_it: Callable[[], dg.DagsterInstance], home: Path) -> dg.DagsterInstance:
+    """Open an instance while no other command does: two that create the tables of one SQLite file fail each other."""
     home.mkdir(exist_ok=True)
-    return dg.DagsterInstance.from_config(str(home))
+    with (home / ".archiver-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return open_it()
 
 
 def run_windows_in_process(

@@ -60,7 +60,7 @@ def _relay_to(upstream: str) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:
             """Nothing: the client under test reports what matters."""
 
     return Relay

@@ -61,6 +61,13 @@ def test_a_feature_that_is_not_built_is_refused(workplace, command):
     assert workplace.keys_like("") == []
 
 
+def test_a_dagster_home_that_is_not_there(workplace):
+    workplace.environment["DAGSTER_HOME"] = str(workplace.folder / "nowhere")
+    found = workplace.run("run")
+    assert found.code == CONFIG
+    assert "DAGSTER_HOME" in found.error
+
+
 def test_a_missing_bucket(workplace):
     workplace.document["s3"]["bucket"] = "no-such-bucket"
     workplace.write()
@@ -210,8 +217,6 @@ def use_role(workplace, privileges):
             sql.Identifier(role), sql.Literal(workplace.database.password)
         )
         connection.execute(make)
-        connection.execute(
-            sql.SQL("GRANT {} ON audit_logs TO {}").format(sql.SQL(privileges), sql.Identifier(role))
-        )
+        connection.execute(sql.SQL("GRANT {} ON audit_logs TO {}").format(sql.SQL(privileges), sql.Identifier(role)))
     workplace.document["databases"][0]["user"] = role
     workplace.write()

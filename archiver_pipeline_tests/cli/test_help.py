@@ -36,3 +36,9 @@ def test_every_example_is_a_command_line_that_parses(name):
 def test_no_command_shows_all_of_them():
     shown = CliRunner().invoke(app, ["--help"])
     assert not [name for name in COMMANDS if name not in shown.output]
+
+
+def test_no_arguments_at_all_show_the_help(workplace):
+    shown = workplace.run()
+    assert (shown.code, shown.stderr) == (0, "")
+    assert "Usage: archiver" in shown.stdout

@@ -123,7 +123,8 @@ class Workplace:
         return Ledger(self.database, self.bucket, DATABASE_ID, schema, table, "created_at", RETENTION_DAYS)
 
     def keys_like(self, ending: str) -> list[str]:
-        return [key for key in self.bucket.keys() if key.endswith(ending)]
+        found = self.bucket.keys()
+        return [key for key in found if key.endswith(ending)]
 
     def sessions(self) -> int:
         """How many connections of ours the database has."""
@@ -142,7 +143,7 @@ class Workplace:
         for path in self.folder.rglob("*"):
             if path.is_file():
                 self.require_no_secret(str(path), path.read_bytes())
-        for key in self.bucket.keys():
+        for key in self.keys_like(""):
             self.require_no_secret(key, self.bucket.read(key))
 
     def require_no_secret(self, place: str, content: bytes) -> None:

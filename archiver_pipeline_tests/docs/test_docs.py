@@ -65,11 +65,12 @@ def code_spans(text: str) -> list[str]:
 
 
 def shell_lines(page) -> list[list[str]]:
-    """The commands of the page's `sh` blocks, in words, without comments and continued lines joined."""
+    """The commands of the page's `sh` blocks, in words, without comments and continued lines joined;
+    programs without their folders."""
     blocks = fenced(page.read_text(), "sh", "bash", "shell", "console")
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]
-    return [line for line in words if line]
+    return [[Path(line[0]).name, *line[1:]] for line in words if line]
 
 
 def commands_shown(page, program: str) -> list[list[str]]:

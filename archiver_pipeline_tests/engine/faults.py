@@ -40,6 +40,14 @@ POINTS = {
 }
 
 
+class Interrupted(Exception):
+    """Stands for anything that ends a run."""
+
+
+def interrupt() -> None:
+    raise Interrupted
+
+
 def place(point: Point, fault: Callable[[], None], setter: Setter = setattr) -> None:
     """Let `fault` happen at the point, once; the function itself works as ever."""
     owner = _owner(point.owner)

@@ -10,7 +10,7 @@ from archiver_pipeline.domain.batch import Outcome
 from archiver_pipeline.engine.delete import delete_batches
 from archiver_pipeline.engine.report import report_archive
 from archiver_pipeline.errors import LockHeldError, LockLostError, PreflightError
-from archiver_pipeline_tests.engine.faults import POINTS, Point, place
+from archiver_pipeline_tests.engine.faults import POINTS, Interrupted, Point, interrupt, place
 from archiver_pipeline_tests.engine.running import planned, verified, verify_plan
 
 TABLE = "public.audit_logs"
@@ -272,8 +272,8 @@ def test_changed_columns_stop_the_delete(archiving, audit, change):
 @pytest.mark.parametrize("change", ["added with a constant default", "renamed"])
 def test_changed_columns_between_a_crash_and_the_next_run(archiving, audit, monkeypatch, change):
     """The object of the pending batch lacks what the table has gained: it must not be the rows' only copy."""
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        place(POINTS["after a manifest"], _interrupt, patch.setattr)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        place(POINTS["after a manifest"], interrupt, patch.setattr)
         archiving.archive()
     archiving.database.execute(COLUMN_CHANGES[change])
     receipted = [found.stem for found in audit.receipted()]
@@ -359,7 +359,3 @@ def test_nothing_is_deleted_when_the_lock_is_lost_after_the_manifest(archiving, 
     audit.account()
     archiving.archive()
     audit.account_all_archived()
-
-
-def _interrupt():
-    raise InterruptedError

@@ -6,20 +6,12 @@ import pytest
 
 from archiver_pipeline.domain.batch import Outcome
 from archiver_pipeline.engine.delete import delete_batches
-from archiver_pipeline_tests.engine.faults import POINTS, place
+from archiver_pipeline_tests.engine.faults import POINTS, Interrupted, interrupt, place
 from archiver_pipeline_tests.engine.running import archive_when_free, killed, planned, run_plan, verified
 
 MATRIX_POINTS = {"verify", "after a manifest", "in a delete transaction", "after a delete committed"}
 KILL_POINTS = [pytest.param(point, marks=[pytest.mark.matrix] if point in MATRIX_POINTS else []) for point in POINTS]
 RESUMED_POINTS = ["plan", "amid extract", "amid compress", "upload", "amid verify", "after a delete committed"]
-
-
-class Interrupted(Exception):
-    """Stands for anything that ends a run."""
-
-
-def interrupt():
-    raise Interrupted
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -1,0 +1,107 @@
+"""What the sensor and the nightly schedule request, and what they say when they request nothing."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+
+from archiver_pipeline.orchestration.build import build_definitions
+from archiver_pipeline.orchestration.names import asset_key
+from archiver_pipeline.orchestration.sensors import due_sensor, nightly_schedule, run_tags
+from archiver_pipeline.sandbox.processes import free_port
+from archiver_pipeline_tests.orchestration.running import due_keys, materialize
+from archiver_pipeline_tests.plugins.archiving import create_audit_table
+
+FACES = ["sensor", "schedule"]
+pytestmark = pytest.mark.parametrize("face", FACES)
+
+
+def test_the_oldest_due_windows_are_requested_in_order(workplace, instance, face):
+    requests, _ = tick(workplace, instance, face)
+    config = workplace.loaded()
+    due = due_keys(workplace)
+    assert len(due) > 4
+    assert [request.partition_key for request in requests] == (due[:4] if face == "sensor" else due)
+    for request in requests:
+        assert request.asset_selection == [asset_key(config.tables[0])]
+        assert request.tags.items() >= {"archiver/database": "appdb", "archiver/table": "public.audit_logs"}.items()
+
+
+def test_what_is_requested_can_be_run(workplace, instance, face):
+    ledger = workplace.ledger()
+    requests, _ = tick(workplace, instance, face)
+    partitions = build_definitions(workplace.loaded()).resolve_assets_def(requests[0].asset_selection[0]).partitions_def
+    for request in requests:
+        assert partitions.has_partition_key(request.partition_key)
+        assert materialize(workplace, instance, request.partition_key).success
+    ledger.account()
+    again, _ = tick(workplace, instance, face)
+    assert [request.partition_key for request in again] == due_keys(workplace)
+
+
+def test_nothing_due_says_that_the_tables_were_asked(workplace, instance, face):
+    workplace.database.execute("DELETE FROM audit_logs WHERE id < 100000")
+    requests, reason = tick(workplace, instance, face)
+    assert requests == []
+    assert "asked public.audit_logs" in reason
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
+def test_a_table_with_a_run_under_way_is_left_alone(workplace, instance, face, status):
+    create_audit_table(workplace.database, "others")
+    workplace.add_table("others")
+    workplace.write()
+    table = workplace.loaded().tables[0]
+    instance.add_run(dg.DagsterRun(job_name="__ASSET_JOB", status=status, tags=run_tags(table)))
+    requests, _ = tick(workplace, instance, face)
+    assert {request.asset_selection[0].path[2] for request in requests} == {"others"}
+
+
+def test_a_finished_run_does_not_hold_its_table_back(workplace, instance, face):
+    table = workplace.loaded().tables[0]
+    for status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
+        instance.add_run(dg.DagsterRun(job_name="__ASSET_JOB", status=status, tags=run_tags(table)))
+    assert tick(workplace, instance, face)[0]
+
+
+def test_a_database_that_is_down_is_not_nothing_due(workplace, instance, face):
+    port = free_port()
+    workplace.document["databases"][0]["port"] = port
+    workplace.write()
+    with pytest.raises(dg.Failure, match=f"could not look for due rows: public.audit_logs: 127.0.0.1:{port}"):
+        tick(workplace, instance, face)
+
+
+def test_a_broken_table_does_not_hold_the_others_back(workplace, instance, face):
+    workplace.tables.insert(0, {"name": "gone", "timestamp_column": "created_at"})
+    workplace.write()
+    requests, _ = tick(workplace, instance, face)
+    assert {request.asset_selection[0].path[2] for request in requests} == {"audit_logs"}
+
+
+def test_a_broken_table_is_told_when_nothing_else_is_due(workplace, instance, face):
+    """A green tick must not hide for months that one table cannot be asked."""
+    workplace.database.execute("DELETE FROM audit_logs WHERE id < 100000")
+    workplace.add_table("gone")
+    workplace.write()
+    with pytest.raises(dg.Failure, match="public.gone"):
+        tick(workplace, instance, face)
+
+
+def test_a_tick_leaves_no_connection_and_takes_no_lock(workplace, instance, face):
+    with workplace.hold_lock():
+        assert tick(workplace, instance, face)[0]
+    assert workplace.sessions() == 0
+    assert workplace.keys_like("") == []
+
+
+def tick(workplace, instance, face):
+    """The run requests of one evaluation, and why there is none."""
+    config = workplace.loaded()
+    if face == "sensor":
+        answer = due_sensor(config, config.databases[0])(dg.build_sensor_context(instance=instance))
+        return list(answer.run_requests or []), answer.skip_reason and answer.skip_reason.skip_message
+    moment = datetime(2026, 1, 1, 2, tzinfo=UTC)
+    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=moment)
+    answer = nightly_schedule(config, config.databases[0])(context)
+    return ([], answer.skip_message) if isinstance(answer, dg.SkipReason) else (answer, None)
