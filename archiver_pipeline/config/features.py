@@ -27,6 +27,12 @@ def unbuilt_warnings(config: ArchiverConfig) -> tuple[str, ...]:
         "monitoring.metrics_enabled": (monitoring.metrics_enabled, "metrics are not served"),
         "monitoring.health_check_enabled": (monitoring.health_check_enabled, "health is not served"),
     }
+    drift = any(level.fail_on_schema_drift for _, level in _levels(config))
+    asked["fail_on_schema_drift"] = (drift, "only columns that change during a run stop a batch")
+    asked["defaults.parallel_databases"] = (
+        config.defaults.parallel_databases,
+        "`archiver run` takes one database after the other",
+    )
     return tuple(f"{path}: not built yet: {effect}" for path, (wanted, effect) in asked.items() if wanted)
 
 

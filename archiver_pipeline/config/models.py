@@ -118,7 +118,7 @@ class InheritedSettings(Section):
         None, description="Longest statement in seconds, 0 for none. Default 0."
     )
     fail_on_schema_drift: bool | None = Field(
-        None, description="Stop when the table's columns changed since the last archive. Default true."
+        None, description="Stop when the table's columns changed since the last archive. Default false. Not built yet: warns."
     )
 
 
@@ -142,7 +142,7 @@ BUILT_IN_DEFAULTS = MappingProxyType(
         "lock_type": LockType.POSTGRESQL,
         "lock_timeout_ms": 100,
         "statement_timeout_seconds": 0,
-        "fail_on_schema_drift": True,
+        "fail_on_schema_drift": False,
     }
 )
 
@@ -150,7 +150,7 @@ BUILT_IN_DEFAULTS = MappingProxyType(
 class Defaults(InheritedSettings):
     """Settings of every table that does not say otherwise."""
 
-    parallel_databases: bool = Field(False, description="Work on several databases at once.")
+    parallel_databases: bool = Field(False, description="Work on several databases at once. Not built yet: warns.")
     max_parallel_databases: Annotated[Int, Field(ge=1, le=100)] = Field(
         3, description="How many databases at once, when parallel_databases is true."
     )

@@ -29,7 +29,7 @@ from archiver_pipeline.engine.settlement import (
 from archiver_pipeline.engine.steps import timed_step
 from archiver_pipeline.engine.upload import upload_batch
 from archiver_pipeline.engine.verify import verify_batch
-from archiver_pipeline.postgres.connection import RowsLockedError
+from archiver_pipeline.postgres.connection import DeleteRefusedError, RowsLockedError
 from archiver_pipeline.postgres.delete import DeleteGuard, LeftBehind, VersionsChangedError
 
 _SETTLED_BY = "run"
@@ -98,7 +98,7 @@ def _delete_manifested(
     with session.delete_sessions(plan.shape).take() as deleting:
         try:
             deleting.delete_versions(versions, _guard(session, manifest))
-        except (VersionsChangedError, RowsLockedError) as refusal:
+        except (VersionsChangedError, RowsLockedError, DeleteRefusedError) as refusal:
             reason = refusal.message
             left = deleting.explain_refusal(versions, session.settings.lock_timeout_ms)
             with deleting.in_peace(session.lock):
@@ -112,7 +112,9 @@ def _delete_with_second_pass(
 ) -> tuple[SettledBatch, ...]:
     first, left = delete_batch(session, plan, batch, stored)
     session.pause_between_batches()
-    if left is None or left.locked_rows > min(_MAX_EXCLUDED_KEYS, len(left.locked_keys)):
+    if left is None or not (left.changed_rows or left.locked_rows):
+        return (first,)
+    if left.locked_rows > min(_MAX_EXCLUDED_KEYS, len(left.locked_keys)):
         return (first,)
     planned = replace(batch.encoded.extracted.planned, excluded_keys=left.locked_keys)
     again = _archive_again(session, plan, planned)

@@ -31,7 +31,7 @@ from archiver_pipeline.engine.settlement import (
     write_superseded,
 )
 from archiver_pipeline.errors import ManifestError, StoreError, VerificationError
-from archiver_pipeline.postgres.connection import RowsLockedError
+from archiver_pipeline.postgres.connection import DeleteRefusedError, RowsLockedError
 from archiver_pipeline.postgres.delete import DeleteGuard, TooYoungError, VersionsChangedError
 from archiver_pipeline.storage.s3 import ObjectMissingError
 
@@ -90,7 +90,7 @@ def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manife
 
     def decide(present_rows: int) -> None:
         if manifest.system_identifier != shape.system_identifier:
-            settled.append(_supersede(session, manifest, "archived from another cluster"))
+            settled.append(_settle_foreign(session, manifest, deleting.count_loaded_keys()))
         elif 0 < present_rows < manifest.rows:
             reason = f"{manifest.rows - present_rows} of {manifest.rows} rows changed since they were read"
             settled.append(_supersede(session, manifest, reason))
@@ -108,6 +108,17 @@ def _has_columns_of(manifest: Manifest, shape: TableShape) -> bool:
     """Whether the object holds every column the table has now; one added since is in no archive."""
     archived = [(column.name, column.type) for column in manifest.columns]
     return archived == [(column.name, column.type) for column in shape.columns]
+
+
+def _settle_foreign(session: ArchiveSession, manifest: Manifest, known_keys: int) -> SettledBatch:
+    """A batch of another cluster: its xmins mean nothing here. Only if every key is in this table is it surely void."""
+    if known_keys != manifest.rows:
+        raise ManifestError(
+            f"{manifest.data_key} was archived from another cluster, and {manifest.rows - known_keys} of its"
+            f" {manifest.rows} rows are not in this table: their only copy may be this object",
+            hint="if this is a copy of the database, give it another s3.prefix; else keep the object",
+        )
+    return _supersede(session, manifest, "archived from another cluster; all its rows are in this one")
 
 
 def _settle_absent(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
@@ -135,7 +146,7 @@ def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifes
     try:
         with session.delete_sessions(shape).take() as deleting:
             deleting.delete_keys(keys, guard)
-    except (VersionsChangedError, RowsLockedError, TooYoungError) as refusal:
+    except (VersionsChangedError, RowsLockedError, DeleteRefusedError, TooYoungError) as refusal:
         return _supersede_in_peace(session, shape, manifest, refusal.message)
     return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY)
 

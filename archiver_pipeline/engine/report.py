@@ -9,11 +9,13 @@ from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import timed_step
+from archiver_pipeline.errors import PermissionDeniedError
 from archiver_pipeline.postgres.connection import RowsLockedError
 from archiver_pipeline.postgres.eligible import count_up_to
 from archiver_pipeline.postgres.maintenance import table_bytes, vacuum_table
 
 REMAINING_COUNTED_ROWS = 1_000_000
+_REASONS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class WindowReport:
     superseded_batches: int
     changed_rows: int
     locked_rows: int
+    reasons: tuple[str, ...]
     remaining_rows: int
     keys: tuple[str, ...]
 
@@ -79,9 +82,8 @@ class ArchiveReport:
             return ""
         if self.truncated:
             return "staging or row limit reached"
-        if any(window.superseded_batches for window in self.windows):
-            return "rows changed or were locked"
-        return "rows arrived late"
+        reasons = dict.fromkeys(reason for window in self.windows for reason in window.reasons)
+        return "; ".join(list(reasons)[:_REASONS_SHOWN]) or "rows arrived late"
 
 
 def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport:
@@ -122,6 +124,8 @@ def _vacuum(session: ArchiveSession, deletion: Deletion) -> str:
         vacuum_table(session.primary, session.name, strategy)
     except RowsLockedError:
         return f"{strategy.value}: skipped, the table was locked"
+    except PermissionDeniedError as error:
+        return f"{strategy.value}: {error}"
     return strategy.value
 
 
@@ -139,6 +143,7 @@ def _window_report(session: ArchiveSession, deletion: Deletion, window: Window) 
         superseded_batches=len(void),
         changed_rows=sum(batch.changed_rows for batch in void),
         locked_rows=sum(batch.locked_rows for batch in void),
+        reasons=tuple(dict.fromkeys(batch.reason for batch in void)),
         remaining_rows=count_up_to(session.connection, plan.shape, window, plan.cutoff, REMAINING_COUNTED_ROWS),
         keys=tuple(batch.key for batch in done),
     )

@@ -1,5 +1,6 @@
 """What one run holds on to for one table: settings, connections, store, lock, staging folder."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from archiver_pipeline.storage.s3 import S3Store
 
 _RESERVED_CONNECTIONS = 2
 _PRIVATE_FOLDER = 0o700
+_FOLDER_HEX_DIGITS = 12
 
 Source = TypeVar("Source")
 Result = TypeVar("Result")
@@ -46,8 +48,8 @@ class ArchiveSession:
         self.format = DataFormat(self.settings.format)
         self.workers = self._workers()
         self.store = S3Store(self.store_settings, connections=self.workers + 1)
-        self.row_streams: Pool[RowStream] = Pool(lambda: RowStream(self.reader))
-        self.connections: Pool[Connection] = Pool(lambda: connect(self.primary))
+        self.row_streams: Pool[RowStream] = Pool(lambda: RowStream(self.reader, **self._limits()))
+        self.connections: Pool[Connection] = Pool(lambda: connect(self.primary, **self._limits()))
         self._delete_sessions: Pool[DeleteSession] | None = None
         self._connection: Connection | None = None
         self._lock: AdvisoryTableLock | None = None
@@ -78,7 +80,7 @@ class ArchiveSession:
 
     def delete_sessions(self, shape: TableShape) -> Pool[DeleteSession]:
         if self._delete_sessions is None:
-            self._delete_sessions = Pool(lambda: DeleteSession(self.primary, shape))
+            self._delete_sessions = Pool(lambda: DeleteSession(self.primary, shape, **self._limits()))
         return self._delete_sessions
 
     def staging_folder(self, attempt_id: str) -> Path:
@@ -145,9 +147,17 @@ class ArchiveSession:
         wanted = self.settings.workers or os.cpu_count() or 1
         return max(1, min(wanted, self.settings.connection_pool_size - _RESERVED_CONNECTIONS))
 
+    def _limits(self) -> dict[str, str]:
+        """Settings of every connection that reads or deletes rows; a timeout of 0 is none."""
+        return {"statement_timeout": f"{self.settings.statement_timeout_seconds}s"}
+
     def _table_staging(self) -> Path:
+        """Apart for every pair of source and store, so that two configurations never share a folder."""
         root = Path(self.settings.staging_dir or Path(tempfile.gettempdir()) / f"archiver-{os.getuid()}")
-        return root.joinpath(*map(key_part, (self.name.database, self.name.schema, self.name.table)))
+        source, store = self.primary, self.store_settings
+        ends = repr((source.host, source.port, source.dbname, store.endpoint, store.bucket, store.prefix))
+        apart = hashlib.sha256(ends.encode()).hexdigest()[:_FOLDER_HEX_DIGITS]
+        return root.joinpath(apart, *map(key_part, (self.name.database, self.name.schema, self.name.table)))
 
 
 class StoppedError(ArchiverError):

@@ -7,6 +7,7 @@ window. Both are stopped until a person starts them.
 import contextlib
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -21,6 +22,7 @@ DATABASE_TAG = "archiver/database"
 TABLE_TAG = "archiver/table"
 _SENSOR_SECONDS = 60
 _WINDOWS_PER_TICK = 4
+_PAUSE_AFTER_FAILURE = timedelta(minutes=30)
 _WINDOWS_PER_NIGHT = 30
 _NIGHTLY = "0 2 * * *"
 _UNFINISHED = [
@@ -77,7 +79,7 @@ def _due_requests(
     """
     requests, problems = [], []
     for table in database.tables:
-        if _is_under_way(instance, table):
+        if _is_under_way(instance, table) or _failed_lately(instance, table):
             continue
         try:
             requests += _requests(config, database, table, limit)
@@ -113,6 +115,18 @@ def _is_under_way(instance: dg.DagsterInstance, table: TableSettings) -> bool:
     return bool(found)
 
 
+def _failed_lately(instance: dg.DagsterInstance, table: TableSettings) -> bool:
+    """Whether the table's last run failed a short while ago: the next tick would only fail again."""
+    found = instance.get_run_records(dg.RunsFilter(tags=run_tags(table)), limit=1)
+    if not found or found[0].dagster_run.status is not dg.DagsterRunStatus.FAILURE:
+        return False
+    return datetime.now(UTC) - found[0].update_timestamp.astimezone(UTC) < _PAUSE_AFTER_FAILURE
+
+
 def _nothing_due(database: DatabaseSettings) -> str:
     tables = ", ".join(table.qualified_name for table in database.tables)
-    return f"asked {tables}: nothing is older than retention, or a run is under way"
+    minutes = _PAUSE_AFTER_FAILURE.seconds // 60
+    return (
+        f"asked {tables}: nothing is older than retention, a run is under way,"
+        f" or the last one failed less than {minutes} minutes ago"
+    )

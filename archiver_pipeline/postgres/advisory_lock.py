@@ -114,10 +114,12 @@ def _holder(connection: Connection, key: LockKey) -> str:
         "SELECT a.application_name, a.usename::text, a.client_addr::text, a.pid, a.backend_start::text"
         " FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid"
         " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
-        " AND l.classid = %s::pg_catalog.oid AND l.objid = %s::pg_catalog.oid",
+        " AND l.classid = %s::pg_catalog.oid AND l.objid = %s::pg_catalog.oid AND l.database ="
+        " (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())",
         (key.high, key.low),
     ).fetchone()
     if row is None:
         return "a session that has just ended"
     application, user, address, pid, since = row
-    return f"{application or 'a session'} (user {user}, from {address or 'local'}, backend {pid}, since {since})"
+    place = f"user {user}, from {address or 'local'}, backend {pid}, since {since or 'unknown'}"
+    return f"{application or 'a session'} ({place})"

@@ -169,15 +169,21 @@ def _require_privileges(connection: Connection, name: TableName, relation: _Rela
         ),
         (name.schema,),
     )
-    grants = [f"GRANT {', '.join(missing)} ON {name.schema}.{name.table}"] if missing else []
-    grants += [] if usage else [f"GRANT USAGE ON SCHEMA {name.schema}"]
-    grants += [] if temporary else [f"GRANT TEMPORARY ON DATABASE {name.database}"]
+    table, schema = _quoted(name.schema, name.table), _quoted(name.schema)
+    grants = [f"GRANT {', '.join(missing)} ON {table}"] if missing else []
+    grants += [] if usage else [f"GRANT USAGE ON SCHEMA {schema}"]
+    grants += [] if temporary else [f"GRANT TEMPORARY ON DATABASE {_quoted(connection.info.dbname)}"]
     if grants:
         (user,) = fetch_one(connection, sql.SQL("SELECT current_user"))
         raise PermissionDeniedError(
             f"{name}: user {user} may not do everything an archive needs",
-            hint="; ".join(f"{grant} TO {user}" for grant in grants),
+            hint="; ".join(f"{grant} TO {_quoted(user)}" for grant in grants),
         )
+
+
+def _quoted(*names: str) -> str:
+    """An identifier to be pasted into psql."""
+    return sql.Identifier(*names).as_string()
 
 
 def _has_privilege(connection: Connection, relation: _Relation, privilege: str) -> bool:

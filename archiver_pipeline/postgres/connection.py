@@ -40,9 +40,14 @@ with a database's own default of `serializable` the fate of a batch would be rea
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _SQLSTATE_NETWORK = ("08", "57P01", "57P02", "57P03", "40001", "40P01")
+_SQLSTATE_REFUSED = ("23", "P0001")
 _SQLSTATE_LOCKED = ("55P03",)
 _SQLSTATE_RESOURCES = ("53",)
 _SQLSTATE_PERMISSION = ("42501", "28")
+
+
+class DeleteRefusedError(SourceError):
+    """The database itself refused the delete: a foreign key refers to a row, or a trigger raised an error."""
 
 
 class RowsLockedError(SourceError):
@@ -51,6 +56,7 @@ class RowsLockedError(SourceError):
 
 _KINDS: tuple[tuple[tuple[str, ...], type[ArchiverError]], ...] = (
     (_SQLSTATE_LOCKED, RowsLockedError),
+    (_SQLSTATE_REFUSED, DeleteRefusedError),
     (_SQLSTATE_RESOURCES, ResourcesError),
     (_SQLSTATE_NETWORK, NetworkError),
 )
@@ -113,7 +119,7 @@ def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
     Source of the codes: PostgreSQL documentation, appendix A.
     """
     if sqlstate is None:
-        if "authentication failed" in text or "no password supplied" in text:
+        if "permission denied" in text or "authentication failed" in text or "no password supplied" in text:
             return PermissionDeniedError(text, hint="check user and password_env of this database")
         if "too many clients" in text or "connection slots" in text:
             return ResourcesError(text, hint="lower connection_pool_size or raise max_connections")

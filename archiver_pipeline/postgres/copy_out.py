@@ -51,10 +51,12 @@ class SnapshotFacts:
 class RowStream:
     """A connection that reads batches, each in one short REPEATABLE READ READ ONLY transaction."""
 
-    def __init__(self, source: SourceSettings) -> None:
+    def __init__(self, source: SourceSettings, **settings: str) -> None:
         self._source = source
         with adbc_errors(source):
-            self._connection = dbapi.connect(connection_string(source, **_READ_ONLY_SNAPSHOT), autocommit=False)
+            self._connection = dbapi.connect(
+                connection_string(source, **_READ_ONLY_SNAPSHOT, **settings), autocommit=False
+            )
 
     def close(self) -> None:
         with adbc_errors(self._source):

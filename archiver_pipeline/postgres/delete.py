@@ -79,10 +79,10 @@ class LeftBehind:
 class DeleteSession:
     """A connection with its temporary tables for one table's row versions. One transaction at a time."""
 
-    def __init__(self, source: SourceSettings, shape: TableShape) -> None:
+    def __init__(self, source: SourceSettings, shape: TableShape, **settings: str) -> None:
         self._source = source
         self._shape = shape
-        self._connection = connect(source, enable_nestloop="off", enable_mergejoin="off")
+        self._connection = connect(source, enable_nestloop="off", enable_mergejoin="off", **settings)
         with source_errors(source):
             _create_temporary_tables(self._connection, shape)
 
@@ -97,8 +97,8 @@ class DeleteSession:
     def delete_versions(self, versions: pa.Table, guard: DeleteGuard) -> None:
         """Delete exactly these row versions and commit.
 
-        Raises VersionsChangedError or RowsLockedError after a rollback: nothing was deleted. Raises NetworkError when
-        the connection broke: the outcome is unknown until it is settled.
+        Raises VersionsChangedError, RowsLockedError or DeleteRefusedError after a rollback: nothing was deleted.
+        Raises NetworkError when the connection broke: the outcome is unknown until it is settled.
         """
         with self._delete_transaction(guard):
             self._load_versions(versions)
@@ -133,6 +133,11 @@ class DeleteSession:
             self._require_lock(lock)
             self._set_lock_timeout(READ_LOCK_TIMEOUT_MS)
             yield
+
+    def count_loaded_keys(self) -> int:
+        """Inside `settle`: how many of the loaded keys are in the table, in whatever row version."""
+        (rows,) = fetch_one(self._connection, _known_keys_query(self._shape))
+        return int(rows)
 
     def count_present(self, versions: pa.Table, lock_timeout_ms: int) -> int:
         """How many of these row versions are in the table. Raises RowsLockedError when the table is locked."""
@@ -306,6 +311,12 @@ def _matching(shape: TableShape) -> sql.Composed:
 def _delete_query(shape: TableShape) -> sql.Composed:
     return sql.SQL("DELETE FROM {} AS {} USING {} AS v WHERE {}").format(
         table_reference(shape.name), ALIAS, _VERSIONS, _version_match(shape)
+    )
+
+
+def _known_keys_query(shape: TableShape) -> sql.Composed:
+    return sql.SQL("SELECT pg_catalog.count(*) FROM {} AS {} JOIN {} AS k ON {}").format(
+        table_reference(shape.name), ALIAS, _KEYS, _key_match(shape, "k")
     )
 
 

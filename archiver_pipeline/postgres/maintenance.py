@@ -5,6 +5,7 @@ from psycopg import sql
 from archiver_pipeline.config.effective import SourceSettings
 from archiver_pipeline.config.enums import VacuumStrategy
 from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.errors import PermissionDeniedError
 from archiver_pipeline.postgres.connection import Connection, connect, fetch_one, source_errors
 from archiver_pipeline.postgres.eligible import table_reference
 
@@ -32,9 +33,16 @@ def table_bytes(connection: Connection, name: TableName) -> int:
 def vacuum_table(source: SourceSettings, name: TableName, strategy: VacuumStrategy) -> None:
     """Run the strategy's VACUUM, giving up rather than waiting behind an application's lock.
 
-    Raises RowsLockedError when the table is locked. Safe to repeat.
+    Raises RowsLockedError when the table is locked, PermissionDeniedError when PostgreSQL skipped it because the user
+    does not own it. Safe to repeat.
     """
     if strategy is VacuumStrategy.NONE:
         return
+    warnings: list[str] = []
     with source_errors(source), connect(source, lock_timeout=f"{_LOCK_TIMEOUT_MS}ms") as connection:
+        connection.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
         connection.execute(sql.SQL(_COMMANDS[strategy]).format(table_reference(name)))
+    if any(("only " in warning and "vacuum" in warning) or "permission denied" in warning for warning in warnings):
+        raise PermissionDeniedError(
+            f"{name}: PostgreSQL skipped the VACUUM", hint="only the owner may, or a role with MAINTAIN"
+        )

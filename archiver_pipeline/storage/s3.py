@@ -158,7 +158,10 @@ class S3Store:
             self._client.delete_object(Bucket=self.settings.bucket, Key=key)
 
     def _put(self, key: str, body: Any, sha256_base64: str, extra: dict[str, Any]) -> None:
-        condition: dict[str, Any] = {"IfNoneMatch": "*"} if self.creates_conditionally else {}
+        condition: dict[str, Any] = {"IfNoneMatch": "*"}
+        if not self.creates_conditionally:
+            condition = {}
+            self._refuse_existing(key)
         try:
             with self._errors(key):
                 self._client.put_object(
@@ -173,7 +176,6 @@ class S3Store:
             if not condition:
                 raise
             self.creates_conditionally = False
-            self._refuse_existing(key)
             if hasattr(body, "seek"):
                 body.seek(0)
             self._put(key, body, sha256_base64, extra)

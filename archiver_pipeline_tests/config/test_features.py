@@ -43,7 +43,6 @@ def test_features_that_only_warn(load, text, effect):
         MINIMAL,
         with_s3("encryption: SSE-KMS\nkms_key_id: k"),
         with_table("lock_type: postgresql"),
-        f"{MINIMAL}defaults: {{parallel_databases: true}}\n",
         f"{MINIMAL}restore_watermark: {{storage_type: both}}\n",
         f"{MINIMAL}compliance: {{enforce_encryption: true}}\n",
     ],
@@ -52,3 +51,10 @@ def test_features_that_are_neither(load, text):
     loaded = load(text)
     assert unbuilt_features(loaded.config) == ()
     assert loaded.warnings == ()
+
+
+@pytest.mark.parametrize("setting", ["parallel_databases", "fail_on_schema_drift"])
+def test_settings_without_effect_are_warned_about(load, setting):
+    (warning,) = load(f"{MINIMAL}defaults: {{{setting}: true}}\n").warnings
+    assert setting in warning
+    assert "not built yet" in warning

@@ -104,7 +104,7 @@ def test_the_built_in_defaults(load):
         "lock_type": "postgresql",
         "lock_timeout_ms": 100,
         "statement_timeout_seconds": 0,
-        "fail_on_schema_drift": True,
+        "fail_on_schema_drift": False,
         "critical": False,
         "classification": None,
     }
@@ -128,7 +128,7 @@ LEVELS = {
     "lock_type": ("file", "redis", "postgresql"),
     "lock_timeout_ms": (1, 2, 3),
     "statement_timeout_seconds": (1, 0, 3),
-    "fail_on_schema_drift": ("false", "true", "false"),
+    "fail_on_schema_drift": ("true", "false", "true"),
 }
 
 

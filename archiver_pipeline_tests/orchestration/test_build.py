@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import dagster as dg
 import pytest
@@ -63,7 +64,7 @@ def test_the_ops_are_the_steps_in_order_and_share_their_database_s_pool(two_data
             for handles in graph.dependency_structure.input_to_upstream_outputs_for_node(node.name).values()
             for upstream in handles
         ]
-        assert sorted(feeds) == sorted(zip(STEPS, STEPS[1:], strict=False))
+        assert sorted(feeds) == sorted(pairwise(STEPS))
         ops = [node.definition for node in graph.nodes]
         assert {op.pool for op in ops} == {pool_of(asset.key.path[0])}
         # With a retry policy an in-process run could not be terminated.
@@ -153,7 +154,6 @@ def test_odd_names_become_valid_ones_that_stay_apart(tmp_path):
     sensors = [sensor.name for sensor in location.sensors]
     assert len(set(sensors)) == 2
     assert not [name for name in (*ops, *sensors) if not VALID_NAME.fullmatch(name)]
-    assert {asset.key.path[2] for asset in assets(config)} == set(NAMES)
     dg.Definitions.validate_loadable(location)
 
 
