@@ -118,7 +118,8 @@ class InheritedSettings(Section):
         None, description="Longest statement in seconds, 0 for none. Default 0."
     )
     fail_on_schema_drift: bool | None = Field(
-        None, description="Stop when the table's columns changed since the last archive. Default false. Not built yet: warns."
+        None,
+        description="Stop when the table's columns changed since the last archive. Default false. Not built yet: warns.",
     )
 
 

@@ -72,6 +72,8 @@ def keys_of_manifest(manifest: Manifest, shape: TableShape) -> pa.Table:
             f"{manifest.data_key}: archived under the key {', '.join(manifest.primary_key)}",
             hint="this batch is unsettled: set primary_key to that key again until it is settled",
         )
+    if any(len(run) != 2 for run in manifest.xmin_runs):
+        raise ManifestError(f"{manifest.data_key}: the manifest's xmin_runs are not pairs")
     if any(sum(run[1] for run in manifest.xmin_runs) != len(values) for values in manifest.keys):
         raise ManifestError(f"{manifest.data_key}: the manifest's xmin_runs do not cover its keys")
     xmins = expand_xmin_runs(manifest.xmin_runs)

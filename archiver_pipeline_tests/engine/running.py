@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from archiver_pipeline.domain.batch import Deletion, Plan, Verification
 from archiver_pipeline.engine.compress import compress_batches
 from archiver_pipeline.engine.delete import delete_batches
@@ -17,8 +19,11 @@ from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.upload import upload_batches
 from archiver_pipeline.engine.verify import verify_batches
 from archiver_pipeline.errors import LockHeldError
+from archiver_pipeline_tests.engine.faults import POINTS, Interrupted, interrupt, place
 from archiver_pipeline_tests.engine.killed_run import Orders
+from archiver_pipeline_tests.ledger import Ledger, StoredObject
 from archiver_pipeline_tests.plugins.archiving import Archiving
+from archiver_pipeline_tests.plugins.servers import Bucket
 
 LOCK_RELEASE_SECONDS = 20
 KILLED_SECONDS = 120
@@ -53,6 +58,20 @@ def archive_when_free(archiving: Archiving, **overrides: object) -> ArchiveRepor
         except LockHeldError:
             assert time.monotonic() < deadline, "the lock of a dead run is still held"
             time.sleep(0.1)
+
+
+def pending(archiving: Archiving, ledger: Ledger, point: str = "after a manifest", **overrides: object) -> StoredObject:
+    """Leave one batch behind that has a manifest and no receipt; returns it as it is stored."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        place(POINTS[point], interrupt, patch.setattr)
+        archiving.archive(workers=1, **overrides)
+    [found] = [found for found in ledger.objects() if found.manifest and not (found.receipt or found.superseded)]
+    return found
+
+
+def put(bucket: Bucket, key: str, data: bytes) -> None:
+    """Replace an object, as a person or a broken store does."""
+    bucket.client.put_object(Bucket=bucket.bucket, Key=key, Body=data)
 
 
 def killed(archiving: Archiving, point: str, plan_path: Path, **overrides: object) -> Plan:

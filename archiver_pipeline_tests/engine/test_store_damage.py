@@ -7,11 +7,13 @@ import pytest
 
 from archiver_pipeline.domain.batch import Outcome
 from archiver_pipeline.engine.archive import archive_windows
+from archiver_pipeline.engine.compress import compress_batches
 from archiver_pipeline.engine.delete import delete_batches
+from archiver_pipeline.engine.extract import extract_batches
+from archiver_pipeline.engine.upload import upload_batches
 from archiver_pipeline.engine.verify import verify_batches
-from archiver_pipeline.errors import ManifestError, StoreError, VerificationError
-from archiver_pipeline_tests.engine.faults import POINTS, Interrupted, interrupt, place
-from archiver_pipeline_tests.engine.running import planned, verified
+from archiver_pipeline.errors import ArchiverError, ManifestError, StoreError, VerificationError
+from archiver_pipeline_tests.engine.running import pending, planned, put, verified
 from archiver_pipeline_tests.plugins.archiving import create_audit_table
 
 
@@ -20,13 +22,7 @@ def uploaded(archiving, session):
     from archiver_pipeline.engine.extract import extract_batches
     from archiver_pipeline.engine.upload import upload_batches
 
-    return upload_batches(
-        session, compress_batches(session, extract_batches(session, planned(archiving, session)))
-    )
-
-
-def put(bucket, key, data):
-    bucket.client.put_object(Bucket=bucket.bucket, Key=key, Body=data)
+    return upload_batches(session, compress_batches(session, extract_batches(session, planned(archiving, session))))
 
 
 def drop(bucket, key):
@@ -74,22 +70,13 @@ def test_damage_before_verify_deletes_nothing(archiving, audit, bucket, damage, 
     audit.account_all_archived()
 
 
-def pending(archiving, audit, monkeypatch, point="after a manifest", **overrides):
-    """Leave one batch with a manifest and no receipt behind; returns it as it is stored."""
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        place(POINTS[point], interrupt, patch.setattr)
-        archiving.archive(workers=1, **overrides)
-    [found] = [found for found in audit.objects() if found.manifest and not found.receipt]
-    return found
-
-
 @pytest.mark.parametrize(
     ("damage", "data_format"),
     [(damage, "jsonl.gz") for damage in DAMAGES] + [(damage, "parquet") for damage in PARQUET_DAMAGES],
 )
-def test_damage_before_a_pending_batch_is_settled(archiving, audit, bucket, monkeypatch, damage, data_format):
+def test_damage_before_a_pending_batch_is_settled(archiving, audit, bucket, damage, data_format):
     """Its rows are still in the table: they are archived anew under another key."""
-    left = pending(archiving, audit, monkeypatch, format=data_format)
+    left = pending(archiving, audit, format=data_format)
     other = next(found.data_key for found in audit.objects() if found.data_key != left.data_key)
     DAMAGES[damage](bucket, left.data_key, other)
     report = archiving.archive(format=data_format)
@@ -98,9 +85,9 @@ def test_damage_before_a_pending_batch_is_settled(archiving, audit, bucket, monk
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_to_the_only_copy_is_never_receipted(archiving, audit, bucket, monkeypatch, damage):
+def test_damage_to_the_only_copy_is_never_receipted(archiving, audit, bucket, damage):
     """The delete committed and the object is damaged since: the table stops, and stays stopped, until it is mended."""
-    left = pending(archiving, audit, monkeypatch, "after a delete committed")
+    left = pending(archiving, audit, "after a delete committed")
     other = next(found.data_key for found in audit.objects() if found.data_key != left.data_key)
     DAMAGES[damage](bucket, left.data_key, other)
     for _ in range(2):
@@ -145,11 +132,9 @@ MANIFESTS = {
 
 @pytest.mark.parametrize("change", MANIFESTS)
 @pytest.mark.parametrize("rows_are", ["in the table", "gone"])
-def test_a_manifest_that_cannot_be_trusted_stops_the_table(
-    archiving, audit, bucket, monkeypatch, change, rows_are
-):
+def test_a_manifest_that_cannot_be_trusted_stops_the_table(archiving, audit, bucket, change, rows_are):
     point = "after a manifest" if rows_are == "in the table" else "after a delete committed"
-    left = pending(archiving, audit, monkeypatch, point)
+    left = pending(archiving, audit, point)
     changed = MANIFESTS[change](dict(left.manifest))
     key = f"{left.stem}.manifest.json"
     put(bucket, key, changed if isinstance(changed, bytes) else json.dumps(changed).encode())
@@ -165,20 +150,20 @@ def test_a_manifest_that_cannot_be_trusted_stops_the_table(
 
 
 @pytest.mark.parametrize("name", ["rows_sha256", "object_sha256"])
-def test_a_manifest_with_another_hash_vouches_for_nothing(archiving, audit, bucket, monkeypatch, name):
-    left = pending(archiving, audit, monkeypatch)
+def test_a_manifest_with_another_hash_vouches_for_nothing(archiving, audit, bucket, name):
+    left = pending(archiving, audit)
     put(bucket, f"{left.stem}.manifest.json", json.dumps(left.manifest | {name: "0" * 64}).encode())
     report = archiving.archive()
     assert [batch.outcome for batch in report.settled_before] == [Outcome.superseded]
     audit.account_all_archived()
 
 
-def test_tables_whose_names_begin_alike_are_kept_apart(archiving, bucket, monkeypatch):
+def test_tables_whose_names_begin_alike_are_kept_apart(archiving, bucket):
     """`audit` must not settle, nor count, what is pending of `audit_logs`, and the other way round."""
     for table in ("audit", "audit_logs", '"audit/year=2020"'):
         create_audit_table(archiving.database, table)
     short, long = archiving.ledger("audit"), archiving.ledger("audit_logs")
-    left = pending(archiving, long, monkeypatch, table="audit_logs")
+    left = pending(archiving, long, table="audit_logs")
     report = archiving.archive(table="audit")
     assert report.settled_before == ()
     assert not any(key.startswith(left.stem + ".receipt") for key in bucket.keys())
@@ -210,14 +195,14 @@ def test_a_schema_and_a_public_table_of_one_name_share_no_key(archiving, bucket)
     assert len(set.union(*keys)) == sum(map(len, keys))
 
 
-def test_a_store_that_goes_away_amid_the_run(archiving, audit, bucket, monkeypatch):
+def test_a_store_that_goes_away_amid_the_run(archiving, audit, bucket):
     """The bucket disappears before the manifests: nothing is deleted without one."""
     session = archiving.session()
     verification = verified(archiving, session)
     session.store.settings = session.store.settings.__class__(
         **{**vars(session.store.settings), "bucket": "no-such-bucket"}
     )
-    with pytest.raises(StoreError):
+    with pytest.raises(ArchiverError, match="no bucket"):
         delete_batches(session, verification)
     session.close()
     audit.account()
