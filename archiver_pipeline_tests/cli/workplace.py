@@ -28,6 +28,10 @@ SECRET_VARIABLE = "TEST_S3_SECRET"
 APPLICATION = "archiver under test"
 BATCH_SIZE = 10
 COMMAND_SECONDS = 120
+# Every window has a batch or two.
+_OVER_FIVE_DAYS = """
+UPDATE audit_logs SET created_at = date_trunc('day', now()) - interval '40 days' - id * interval '3 hours'
+WHERE id < 100000"""
 # Everything that would lead a command to a configuration or a Dagster instance of the machine it runs on.
 _FOREIGN_VARIABLES = ("ARCHIVER_CONFIG", "DAGSTER_HOME", "PGPASSWORD", "AWS_PROFILE")
 
@@ -159,6 +163,7 @@ class Workplace:
 def open_workplace(folder: Path, database: Database, bucket: Bucket) -> Iterator[Workplace]:
     """A workplace with the table `audit_logs` and a written configuration of it."""
     create_audit_table(database)
+    database.execute(_OVER_FIVE_DAYS)
     workplace = Workplace(folder, database, bucket, _document(folder, database, bucket), _environment(folder))
     workplace.environment |= {PASSWORD_VARIABLE: database.password, SECRET_VARIABLE: bucket.secret_access_key}
     workplace.dagster_home.mkdir()

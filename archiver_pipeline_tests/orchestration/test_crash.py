@@ -8,9 +8,10 @@ import pytest
 
 from archiver_pipeline_tests.cli.test_interruption import lock_on_a_row, waiting_sessions
 from archiver_pipeline_tests.cli.workplace import wait_until
-from archiver_pipeline_tests.orchestration.running import RANGE_END, RANGE_START, due_keys
+from archiver_pipeline_tests.orchestration import worker
+from archiver_pipeline_tests.orchestration.running import due_keys
 
-DAGSTER = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "archiver_pipeline.definitions"]
+WORKER = [sys.executable, "-m", "archiver_pipeline_tests.orchestration.worker"]
 DELETE = "appdb__public__audit_logs.delete"
 
 
@@ -34,17 +35,16 @@ def test_a_delete_step_goes_on_where_its_process_died(workplace, instance, monke
 
 
 def die_in_the_delete_step(workplace, keys, *, receipts):
-    """Materialize all windows through Dagster's command, and kill it after some receipts, amid a delete."""
+    """Materialize all windows in a run worker, and kill it after some receipts, amid a delete."""
     workplace.write(lock_timeout_ms=60_000, workers=2)
     workplace.environment["ARCHIVER_CONFIG"] = str(workplace.config_path)
     with lock_on_a_row(workplace):
-        span = [f"{keys[0]}...{keys[-1]}"]
-        select = ["--select", 'key:"appdb/public/audit_logs"', "--partition-range", *span]
-        process = workplace.start_program([*DAGSTER, *select])
+        process = workplace.start_program([*WORKER, keys[0], keys[-1]])
         wait_until(lambda: waiting_sessions(workplace), what="a delete waits for the row", seconds=60)
         wait_until(lambda: len(workplace.keys_like("receipt.json")) >= receipts, what="receipts of the other worker")
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
     wait_until(lambda: workplace.sessions() == 0, what="the server has noticed")
 
 
@@ -56,21 +56,8 @@ def unsettle(workplace, batches):
 
 def reexecute(workplace, instance, dead, monkeypatch):
     """Re-execute the dead run from its failed step, in this process."""
-    assert dead.tags[RANGE_START] <= dead.tags[RANGE_END]
     for name in ("ARCHIVER_CONFIG", "TEST_DB_PASSWORD", "TEST_S3_SECRET", "DAGSTER_HOME"):
         monkeypatch.setenv(name, workplace.environment[name])
-    job = dg.reconstructable(asset_job)
+    job = dg.reconstructable(worker.table_job)
     options = dg.ReexecutionOptions.from_failure(dead.run_id, instance)
     return dg.execute_job(job, instance=instance, reexecution_options=options)
-
-
-def asset_job():
-    """The job of the code location that ARCHIVER_CONFIG names, as the dead process had it."""
-    import os
-    from pathlib import Path
-
-    from archiver_pipeline.config.loading import load_config
-    from archiver_pipeline.orchestration.build import build_definitions
-
-    config = load_config(None, environ=os.environ, cwd=Path.cwd())
-    return build_definitions(config).resolve_implicit_global_asset_job_def()

@@ -1,6 +1,5 @@
 """The code location as Dagster's own commands load it, and the repository's Dagster files."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -51,7 +50,7 @@ def test_the_repository_s_dagster_yaml_loads_and_limits(tmp_path, monkeypatch):
         assert instance.run_monitoring_max_resume_run_attempts == 0
         assert not instance.telemetry_enabled
         assert instance.global_op_concurrency_default_limit == 2
-    assert os.listdir(tmp_path / ".dagster")
+    assert list((tmp_path / ".dagster").iterdir())
 
 
 def test_one_run_per_table_at_a_time():

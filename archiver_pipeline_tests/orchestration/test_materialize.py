@@ -117,7 +117,7 @@ class StopsBeforeVerify(SilentProgress):
 
     def step_retrying(self, table, error, wait_seconds):
         self.retries += 1
-        self.server.start()
+        self.server.restart()
 
 
 def test_a_step_is_tried_again_when_the_store_was_away(workplace, instance, own_store, monkeypatch):

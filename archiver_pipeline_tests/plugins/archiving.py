@@ -29,7 +29,7 @@ from archiver_pipeline_tests.ledger import Ledger
 from archiver_pipeline_tests.plugins.servers import Bucket, Database
 
 RETENTION_DAYS = 30
-OLD_ROWS = 45
+OLD_ROWS = 48
 YOUNG_ROWS = 30
 DATABASE_ID = "appdb"
 
