@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pa_json
 
-from archiver_pipeline.domain.table import Column, KeyColumn
+from archiver_pipeline.domain.table import KeyColumn
 from archiver_pipeline.errors import VerificationError
 
 _OFFSETS_LIMIT_BYTES = 1 << 31
@@ -17,15 +17,15 @@ _DAMAGED = "the rows read back are not the JSON lines that were written"
 
 
 class KeyReader:
-    """Reads the key columns out of JSON lines.
+    """Reads the key columns out of JSON lines whose members are `column_names`, in that order.
 
     Where the key's columns are integers and stand first in the row, an anchored pattern reads them without parsing
     the rest of the line; otherwise the lines are parsed as JSON.
     """
 
-    def __init__(self, key: Sequence[KeyColumn], columns: Sequence[Column]) -> None:
+    def __init__(self, key: Sequence[KeyColumn], column_names: Sequence[str]) -> None:
         self.schema = key_schema(key)
-        leads = [column.name for column in columns[: len(key)]] == [part.name for part in key]
+        leads = list(column_names[: len(key)]) == [part.name for part in key]
         # Names that JSON may escape, and other types, are left to the parser.
         is_plain = all(part.is_integer and part.name.isascii() and part.name.isidentifier() for part in key)
         self._pattern = _leading_integers(key) if leads and is_plain else None

@@ -178,7 +178,7 @@ def verify_against_manifest(session: ArchiveSession, shape: TableShape, manifest
 def _verify_rows(shape: TableShape, manifest: Manifest, keys: pa.Table, pieces: Iterable[bytes]) -> None:
     expected = keys.drop_columns([XMIN])
     decoded, rows = Sha256Counter(), 0
-    reader = KeyReader(shape.key, shape.columns)
+    reader = KeyReader(shape.key, [column.name for column in manifest.columns])
     for block in whole_lines(decode_jsonl(pieces)):
         decoded.update(block)
         found = reader.read(block)

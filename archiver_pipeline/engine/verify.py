@@ -93,7 +93,7 @@ def _verify_jsonl(
 ) -> None:
     stored, decoded, rows = Sha256Counter(), Sha256Counter(), 0
     pieces = _counted(session.store.read_blocks(encoded.key), stored)
-    reader = KeyReader(shape.key, shape.columns)
+    reader = KeyReader(shape.key, [column.name for column in shape.columns])
     with _named(encoded):
         for block in whole_lines(decode_jsonl(pieces)):
             decoded.update(block)
