@@ -95,9 +95,14 @@ class Ledger:
             sql.SQL("(line::json ->> {})::{}").format(sql.Literal(name), sql.SQL(type_name))
             for name, type_name in columns
         )
-        query = sql.SQL("SELECT ROW({})::text FROM unnest(%s::text[]) WITH ORDINALITY AS u(line, n) ORDER BY n")
+        query = sql.SQL("SELECT ROW({})::text FROM unnest({}::text[]) WITH ORDINALITY AS u(line, n) ORDER BY n")
         with self._connect() as connection:
-            return [row for (row,) in connection.execute(query.format(values), [lines]).fetchall()]
+            return [row for (row,) in connection.execute(query.format(values, sql.Literal(lines))).fetchall()]
+
+    @staticmethod
+    def lines_of(found: StoredObject) -> list[str]:
+        """An object's rows as JSON text."""
+        return _decoded(found)
 
     def account(self) -> None:
         """Assert that the table and the receipted objects together are exactly the expected rows."""
@@ -167,11 +172,10 @@ class Ledger:
         """Nothing younger than the retention is in a receipted object."""
         with self._connect() as connection:
             for found in receipted:
-                times = [json.loads(line)[self._timestamp_column] for line in _decoded(found)]
                 [(young,)] = connection.execute(
-                    "SELECT count(*) FROM unnest(%s::text[]) AS u(moment)"
-                    " WHERE moment::timestamptz >= now() - make_interval(days => %s)",
-                    [times, self._retention_days],
+                    "SELECT count(*) FROM unnest(%s::text[]) AS u(line)"
+                    " WHERE (line::json ->> %s)::timestamptz >= now() - make_interval(days => %s)",
+                    [_decoded(found), self._timestamp_column, self._retention_days],
                 ).fetchall()
                 assert young == 0, f"{found.data_key} holds {young} rows that are too young"
 

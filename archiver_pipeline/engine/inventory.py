@@ -28,6 +28,7 @@ from archiver_pipeline.domain.windows import (
 from archiver_pipeline.engine.reconcile import read_receipt
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.catalog import inspect_table
+from archiver_pipeline.postgres.connection import source_errors
 from archiver_pipeline.postgres.eligible import oldest_eligible, source_clock
 
 
@@ -45,14 +46,15 @@ def eligible_windows(session: ArchiveSession, shape: TableShape, dates: DateRang
     Costs one look at the timestamp's index per window that holds rows, none for empty ones.
     """
     unit, first = WindowUnit(session.settings.window), session.settings.first_window
-    end = _end_of_eligible(session, dates)
-    after = _first_boundary(unit, dates.start) if dates.start else None
-    while oldest := oldest_eligible(session.connection, shape, end, after=after):
-        window = window_containing(unit, oldest, first=first)
-        if window.end > end:
-            return
-        yield window
-        after = window.end
+    with source_errors(session.primary):
+        end = _end_of_eligible(session, dates)
+        after = _first_boundary(unit, dates.start) if dates.start else None
+        while oldest := oldest_eligible(session.connection, shape, end, after=after):
+            window = window_containing(unit, oldest, first=first)
+            if window.end > end:
+                return
+            yield window
+            after = window.end
 
 
 def due_windows(session: ArchiveSession, shape: TableShape, dates: DateRange) -> Iterator[Window]:
@@ -70,7 +72,8 @@ def due_windows(session: ArchiveSession, shape: TableShape, dates: DateRange) ->
 
 def find_oldest_windows(session: ArchiveSession, limit: int) -> list[Window]:
     """The oldest due windows, at most `limit`; empty: table and store were asked and have none."""
-    shape = inspect_table(session.connection, session.settings)
+    with source_errors(session.primary):
+        shape = inspect_table(session.connection, session.settings)
     return list(islice(due_windows(session, shape, DateRange()), limit))
 
 

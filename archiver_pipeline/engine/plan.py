@@ -56,9 +56,9 @@ def _plan_windows(
         eligible_rows += eligible.rows
         room = (session.settings.max_staged_bytes - staged_bytes) / max(eligible.row_bytes, 1)
         take = min(eligible.rows, math.ceil(max(room, 0)), rows_left)
-        planned_rows = _whole_batches(session, take)
-        planned_all = planned_all and planned_rows >= eligible.rows
-        batches += _cut(session, shape, window, cutoff, len(batches), min(planned_rows, eligible.rows))
+        planned_rows = min(_whole_batches(session, take), eligible.rows)
+        planned_all = planned_all and planned_rows == eligible.rows
+        batches += _cut(session, shape, window, cutoff, len(batches), planned_rows)
         staged_bytes += planned_rows * eligible.row_bytes
         rows_left -= planned_rows
     return Plan(

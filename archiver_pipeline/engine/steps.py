@@ -11,6 +11,7 @@ from archiver_pipeline.codec.checkpoints import read_checkpoint, write_checkpoin
 from archiver_pipeline.domain.batch import ExtractedBatch, Plan
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ResourcesError
+from archiver_pipeline.postgres.connection import source_errors
 
 
 class Staged(Protocol):
@@ -38,7 +39,7 @@ def timed_step(session: ArchiveSession, step: str, batches: int, rows: int) -> I
     watch = Stopwatch()
     session.progress.step_started(session.name, step, batches, rows)
     started = perf_counter()
-    with _staging_errors():
+    with _staging_errors(), source_errors(session.primary):
         yield watch
     watch.seconds = perf_counter() - started
     session.progress.step_finished(session.name, step, watch.seconds)

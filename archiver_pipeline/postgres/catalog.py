@@ -223,7 +223,7 @@ def _columns(attributes: dict[str, _Attribute], key: Sequence[str], data_format:
             name=attribute.name,
             type=attribute.type,
             not_null=attribute.not_null,
-            rendering=rendering_of(attribute.base_type, data_format, is_key=attribute.name in key),
+            rendering=rendering_of(attribute.type, attribute.base_type, data_format, is_key=attribute.name in key),
             output_function=attribute.output_function,
             is_key=attribute.name in key,
         )

@@ -9,6 +9,7 @@ from archiver_pipeline.domain.batch import PlannedBatch
 from archiver_pipeline.domain.table import TableName, TableShape, TimestampType
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.postgres.connection import Connection, fetch_one
+from archiver_pipeline.postgres.rendering import row_alias
 
 ALIAS = sql.Identifier("t")
 _AVERAGE_SAMPLE_ROWS = 200
@@ -114,9 +115,11 @@ def measure_eligible(connection: Connection, shape: TableShape, window: Window, 
     (average,) = fetch_one(
         connection,
         sql.SQL(
-            "SELECT coalesce(pg_catalog.avg(pg_catalog.octet_length(pg_catalog.row_to_json(s)::pg_catalog.text)), 0)"
-            " FROM (SELECT {alias}.* FROM {table} AS {alias} WHERE {condition} LIMIT {limit}) AS s"
+            "SELECT coalesce(pg_catalog.avg("
+            "pg_catalog.octet_length(pg_catalog.row_to_json({row})::pg_catalog.text)), 0)"
+            " FROM (SELECT {alias}.* FROM {table} AS {alias} WHERE {condition} LIMIT {limit}) AS {row}"
         ).format(
+            row=row_alias(shape.columns),
             alias=ALIAS,
             table=table_reference(shape.name),
             condition=condition,

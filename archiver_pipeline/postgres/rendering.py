@@ -25,25 +25,28 @@ _NATIVE_IN_JSON_PREFIXES = ("numeric", "character varying", "character(", "bit")
 _NATIVE_NETWORK = frozenset({"inet", "cidr", "macaddr", "macaddr8"})
 
 
-def rendering_of(base_type: str, data_format: DataFormat, *, is_key: bool) -> Rendering:
-    """The rendering of a column whose type, domains resolved, is `base_type` (as `format_type` writes it).
+def rendering_of(type_name: str, base_type: str, data_format: DataFormat, *, is_key: bool) -> Rendering:
+    """The rendering of a column of type `type_name`, which is `base_type` once domains are resolved (both as
+    `format_type` writes them).
 
     Keys are integers or text, so that they compare the same in every place. In Parquet numbers travel as text up to
-    the typed column, because NaN and infinity are no JSON numbers.
+    the typed column, because NaN and infinity are no JSON numbers. Both are typed by the column's own type, so a
+    domain is text to them.
     """
     if is_key:
-        return Rendering.native if base_type in INTEGER_TYPES else Rendering.text
+        return Rendering.native if type_name in INTEGER_TYPES else Rendering.text
+    if data_format is DataFormat.parquet:
+        return Rendering.native if type_name in _NATIVE_EVERYWHERE else Rendering.text
     if base_type in _NATIVE_EVERYWHERE:
         return Rendering.native
-    if data_format is DataFormat.parquet:
-        return Rendering.text
     if base_type == "jsonb":
         return Rendering.jsonb
-    is_array = base_type.endswith("[]")
+    # A type in a schema called, say, "bitcoin" begins like a built-in one.
+    is_built_in = "." not in base_type and not base_type.endswith("[]")
     is_native = (
         base_type in _NATIVE_IN_JSON or base_type in _NATIVE_NETWORK or base_type.startswith(_NATIVE_IN_JSON_PREFIXES)
     )
-    return Rendering.native if is_native and not is_array else Rendering.text
+    return Rendering.native if is_native and is_built_in else Rendering.text
 
 
 def rendered_columns(columns: Sequence[Column], alias: sql.Identifier) -> sql.Composed:

@@ -40,12 +40,12 @@ POINTS = {
 }
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """Stands for anything that ends a run."""
 
 
 def interrupt() -> None:
-    raise Interrupted
+    raise InterruptedRunError
 
 
 def place(point: Point, fault: Callable[[], None], setter: Setter = setattr) -> None:

@@ -19,7 +19,7 @@ from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.upload import upload_batches
 from archiver_pipeline.engine.verify import verify_batches
 from archiver_pipeline.errors import LockHeldError
-from archiver_pipeline_tests.engine.faults import POINTS, Interrupted, interrupt, place
+from archiver_pipeline_tests.engine.faults import POINTS, InterruptedRunError, interrupt, place
 from archiver_pipeline_tests.engine.killed_run import Orders
 from archiver_pipeline_tests.ledger import Ledger, StoredObject
 from archiver_pipeline_tests.plugins.archiving import Archiving
@@ -62,7 +62,7 @@ def archive_when_free(archiving: Archiving, **overrides: object) -> ArchiveRepor
 
 def pending(archiving: Archiving, ledger: Ledger, point: str = "after a manifest", **overrides: object) -> StoredObject:
     """Leave one batch behind that has a manifest and no receipt; returns it as it is stored."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedRunError):
         place(POINTS[point], interrupt, patch.setattr)
         archiving.archive(workers=1, **overrides)
     [found] = [found for found in ledger.objects() if found.manifest and not (found.receipt or found.superseded)]

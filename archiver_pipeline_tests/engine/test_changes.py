@@ -9,7 +9,7 @@ import pytest
 from archiver_pipeline.domain.batch import Outcome
 from archiver_pipeline.engine.delete import delete_batches
 from archiver_pipeline.engine.report import report_archive
-from archiver_pipeline.errors import LockHeldError, LockLostError, PreflightError
+from archiver_pipeline.errors import ArchiverError, LockHeldError, LockLostError, PreflightError
 from archiver_pipeline_tests.engine.faults import POINTS, Point, place
 from archiver_pipeline_tests.engine.running import pending, planned, verified, verify_plan
 
@@ -136,7 +136,8 @@ def test_locked_rows_stay_and_the_others_go(archiving, audit):
         report = finish(session, verification)
         assert time.monotonic() - started < 15
         audit.account()
-        assert (report.left_behind_rows, report.stopped_reason) == (3, "rows changed or were locked")
+        assert report.left_behind_rows == 3
+        assert "lock" in report.stopped_reason
         assert sum(window.locked_rows for window in report.windows) == 3
         assert audit.old_rows_in_table() == 3
     session.close()
@@ -259,7 +260,7 @@ def test_changed_columns_stop_the_delete(archiving, audit, change):
     try:
         deletion = delete_batches(session, verification)
         assert {batch.outcome for batch in deletion.batches} == {Outcome.superseded}
-    except Exception as error:
+    except ArchiverError as error:
         # The second pass may find that it cannot read what it planned to read; that is no harm either.
         assert "column" in str(error)
     session.close()

@@ -6,7 +6,7 @@ import pytest
 
 from archiver_pipeline.domain.batch import Outcome
 from archiver_pipeline.engine.delete import delete_batches
-from archiver_pipeline_tests.engine.faults import POINTS, Interrupted, interrupt, place
+from archiver_pipeline_tests.engine.faults import POINTS, InterruptedRunError, interrupt, place
 from archiver_pipeline_tests.engine.running import archive_when_free, killed, planned, run_plan, verified
 
 MATRIX_POINTS = {"verify", "after a manifest", "in a delete transaction", "after a delete committed"}
@@ -16,7 +16,7 @@ RESUMED_POINTS = ["plan", "amid extract", "amid compress", "upload", "amid verif
 
 @pytest.mark.parametrize("point", POINTS)
 def test_an_error_at_any_point_loses_and_doubles_nothing(archiving, audit, monkeypatch, point):
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(InterruptedRunError):
         place(POINTS[point], interrupt, patch.setattr)
         archiving.archive()
     if point != "after a delete committed":

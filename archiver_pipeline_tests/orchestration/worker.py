@@ -1,36 +1,31 @@
-"""A run worker: a process that materializes partitions `first` to `last` (its arguments) of the configured table.
+"""A run worker: `first last` materializes these partitions of the configured table, `again run_id` re-executes a run
+from its failed step.
 
 `dagster asset materialize` would do, but it takes a single partition of an asset with a multi-run backfill policy.
 """
 
-import os
 import sys
-from pathlib import Path
 
 import dagster as dg
 
-from archiver_pipeline.config.loading import load_config
-from archiver_pipeline.orchestration.build import build_definitions
-from archiver_pipeline.orchestration.names import asset_key
+from archiver_pipeline_tests.orchestration.running import RANGE_END, RANGE_START
+from archiver_pipeline_tests.orchestration.table_job import table_job
 
-
-def table_job() -> dg.JobDefinition:
-    """The job over the first table of the configuration that ARCHIVER_CONFIG names."""
-    config = load_config(None, environ=os.environ, cwd=Path.cwd())
-    whole = build_definitions(config).resolve_implicit_global_asset_job_def()
-    return whole.get_subset(asset_selection={asset_key(config.tables[0])})
+# Nobody reads its output while it works, and a full pipe would stop it.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def main() -> None:
-    from archiver_pipeline_tests.orchestration import worker
-
-    first, last = sys.argv[1:]
+    job = dg.reconstructable(table_job)
     with dg.DagsterInstance.get() as instance:
-        dg.execute_job(
-            dg.reconstructable(worker.table_job),
-            instance=instance,
-            tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
-        )
+        if sys.argv[1] == "again":
+            options = dg.ReexecutionOptions.from_failure(sys.argv[2], instance)
+            # Dagster's daemon and UI hand a run's tags on to its re-execution; this call does not.
+            tags = instance.get_run_by_id(sys.argv[2]).tags
+            dg.execute_job(job, instance, reexecution_options=options, tags=tags)
+            return
+        tags = {RANGE_START: sys.argv[1], RANGE_END: sys.argv[2]}
+        dg.execute_job(job, instance, tags=tags, run_config=QUIET)
 
 
 if __name__ == "__main__":
