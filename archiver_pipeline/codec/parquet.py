@@ -17,7 +17,7 @@ from archiver_pipeline.domain.table import Column, Rendering
 from archiver_pipeline.errors import VerificationError
 
 DEFAULT_LEVEL = 1
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 4 << 20
 _INTEGERS = {"smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64()}
 _TYPED_TEXT = {
     "real": pa.float32(),

@@ -99,12 +99,19 @@ def _delete_manifested(
         try:
             deleting.delete_versions(versions, _guard(session, manifest))
         except (VersionsChangedError, RowsLockedError, DeleteRefusedError) as refusal:
-            reason = refusal.message
             left = deleting.explain_refusal(versions, session.settings.lock_timeout_ms)
+            reason = _reason(left) or refusal.message
             with deleting.in_peace(session.lock):
                 settled = write_superseded(session, manifest, reason, settled_by=_SETTLED_BY)
             return replace(settled, changed_rows=left.changed_rows, locked_rows=left.locked_rows), left
     return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY), None
+
+
+def _reason(left: LeftBehind) -> str:
+    """Why a batch was refused, for people; empty when its rows do not tell."""
+    if left.locked_rows:
+        return "rows are locked by an application"
+    return "rows changed since they were read" if left.changed_rows else ""
 
 
 def _delete_with_second_pass(

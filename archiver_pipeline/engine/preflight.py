@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 
 from archiver_pipeline.config.effective import DatabaseSettings, TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
@@ -137,19 +136,20 @@ def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSetting
 
 
 def _staging(session: ArchiveSession, subject: str) -> Finding:
-    folder = session.staging_folder("_check")
-    free_bytes = shutil.disk_usage(folder).free
-    Path(folder).rmdir()
+    """Only looks: the folder is made by the first run."""
+    folder = session.staging_root
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free_bytes = shutil.disk_usage(existing).free
     wanted = session.settings.max_staged_bytes
     if free_bytes < wanted:
         return Finding(
             subject,
             Level.failed,
-            f"{folder.parent} has {free_bytes >> 20} MiB free, max_staged_bytes is {wanted >> 20} MiB",
+            f"{folder} has {free_bytes >> 20} MiB free, max_staged_bytes is {wanted >> 20} MiB",
             "lower max_staged_bytes or set staging_dir to a larger disk",
             exit_code=ResourcesError.exit_code,
         )
-    return Finding(subject, Level.ok, f"staging in {folder.parent}, {free_bytes >> 20} MiB free")
+    return Finding(subject, Level.ok, f"staging in {folder}, {free_bytes >> 20} MiB free")
 
 
 def _attempt(subject: str, check: Callable[[], list[Finding]]) -> Iterator[Finding]:

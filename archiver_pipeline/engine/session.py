@@ -25,6 +25,7 @@ from archiver_pipeline.postgres.delete import DeleteSession
 from archiver_pipeline.storage.s3 import S3Store
 
 _RESERVED_CONNECTIONS = 2
+_MOST_WORKERS_UNASKED = 4
 _PRIVATE_FOLDER = 0o700
 _FOLDER_HEX_DIGITS = 12
 
@@ -85,14 +86,14 @@ class ArchiveSession:
 
     def staging_folder(self, attempt_id: str) -> Path:
         """The attempt's private folder for staged files; made when missing."""
-        folder = self._table_staging() / attempt_id
+        folder = self.staging_root / attempt_id
         folder.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
         return folder
 
     def remove_other_staging(self, attempt_id: str | None) -> None:
         """Remove staged files of this table's other attempts. Only under the table lock: no other attempt is alive."""
         self.lock.require_held()
-        parent = self._table_staging()
+        parent = self.staging_root
         for folder in parent.iterdir() if parent.exists() else ():
             if folder.name != attempt_id:
                 shutil.rmtree(folder)
@@ -144,15 +145,18 @@ class ArchiveSession:
         self.stopping.clear()
 
     def _workers(self) -> int:
-        wanted = self.settings.workers or os.cpu_count() or 1
+        """Twice the cores keeps them busy while others wait for the network; more than that asks too much of a source
+        unless it is configured."""
+        wanted = self.settings.workers or min(2 * (os.cpu_count() or 1), _MOST_WORKERS_UNASKED)
         return max(1, min(wanted, self.settings.connection_pool_size - _RESERVED_CONNECTIONS))
 
     def _limits(self) -> dict[str, str]:
         """Settings of every connection that reads or deletes rows; a timeout of 0 is none."""
         return {"statement_timeout": f"{self.settings.statement_timeout_seconds}s"}
 
-    def _table_staging(self) -> Path:
-        """Apart for every pair of source and store, so that two configurations never share a folder."""
+    @property
+    def staging_root(self) -> Path:
+        """Where this table is staged: apart for every source and store, so that two configurations never meet."""
         root = Path(self.settings.staging_dir or Path(tempfile.gettempdir()) / f"archiver-{os.getuid()}")
         source, store = self.primary, self.store_settings
         ends = repr((source.host, source.port, source.dbname, store.endpoint, store.bucket, store.prefix))

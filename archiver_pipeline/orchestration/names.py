@@ -29,15 +29,21 @@ def asset_key(settings: TableSettings) -> dg.AssetKey:
 
 def asset_name(settings: TableSettings) -> str:
     """The asset's name where only letters, digits and underscores are allowed."""
-    return "__".join(plain_name(part) for part in (settings.database, settings.schema, settings.table))
+    parts = [plain_name(part) for part in (settings.database, settings.schema, settings.table)]
+    name = "__".join(parts)
+    # Where a part holds the separator itself, two tables could get one name.
+    return name if name.count("__") == len(parts) - 1 else f"{name}_{_digest(repr(parts))}"
 
 
 def plain_name(name: str) -> str:
     """A name of letters, digits and underscores; a short hash keeps changed names apart."""
     if _PLAIN.fullmatch(name):
         return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
-    return re.sub(r"[^A-Za-z0-9_]", "_", name) + "_" + digest
+    return re.sub(r"[^A-Za-z0-9_]", "_", name) + "_" + _digest(name)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
 
 
 def pool_of(database: str) -> str:

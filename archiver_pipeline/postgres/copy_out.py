@@ -22,7 +22,7 @@ from archiver_pipeline.postgres.connection import connection_string, error_of_sq
 from archiver_pipeline.postgres.eligible import ALIAS, batch_condition, order_columns, table_reference
 from archiver_pipeline.postgres.rendering import key_values, rendered_columns, row_alias
 
-_BATCH_HINT_BYTES = 4 << 20
+_BATCH_HINT_BYTES = 1 << 20
 _READ_ONLY_SNAPSHOT = {
     "default_transaction_isolation": "repeatable read",
     "default_transaction_read_only": "on",

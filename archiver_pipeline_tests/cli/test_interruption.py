@@ -5,8 +5,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.postgres.advisory_lock import settle_key
 from archiver_pipeline_tests.cli.test_run import statuses_of_runs
 from archiver_pipeline_tests.cli.workplace import wait_until
+from archiver_pipeline_tests.plugins.archiving import DATABASE_ID
 
 INTERRUPTED = 130
 # A pause after each batch, so that a run lasts long enough to be met in the middle of its deletes.
@@ -88,6 +91,26 @@ def test_two_runs_at_once(workplace):
     codes = sorted(workplace.end(process).code for process in both)
     assert codes in ([0, 0], [0, 4])
     ledger.account_all_archived()
+
+
+def test_a_worker_that_settles_does_not_fail_one_that_deletes(workplace):
+    """A refused batch is settled alone: that waits for deletes in flight, and later deletes wait for it in turn."""
+    ledger = workplace.ledger()
+    key = settle_key(TableName(DATABASE_ID, "public", "audit_logs"))
+    workplace.write(lock_timeout_ms=100, workers=2, sleep_between_batches=0.3)
+    with lock_on_a_row(workplace):
+        with workplace.database.connect() as delete_in_flight:
+            delete_in_flight.execute("SELECT pg_advisory_lock_shared(%s)", [key.value])
+            process = workplace.start("run")
+            wait_until(
+                lambda: waiting_sessions(workplace) == 2 or process.poll() is not None,
+                what="one worker settles, one deletes",
+            )
+        finished = workplace.end(process)
+    assert finished.code == 1, finished.stderr
+    assert finished.stderr == ""
+    ledger.account()
+    complete(workplace, ledger)
 
 
 @contextmanager

@@ -76,13 +76,17 @@ def test_every_flipped_bit_is_refused_or_harmless(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
-@pytest.mark.parametrize("trailing", [b"\0", b"\n", gzip.compress(b"{}\n"), b"garbage"])
+@pytest.mark.parametrize(
+    "trailing", [b"\0", b"\n", gzip.compress(b"{}\n"), b"garbage"], ids=["NUL", "newline", "another member", "text"]
+)
 def test_trailing_bytes_are_refused(tmp_path, trailing, size):
     with pytest.raises(VerificationError, match="goes on after"):
         list(decode_jsonl(pieces(encoded(tmp_path, ROWS) + trailing, size)))
 
 
-@pytest.mark.parametrize("data", [b"plain text", b"\x1f\x8b", zlib.compress(b"zlib, not gzip")])
+@pytest.mark.parametrize(
+    "data", [b"plain text", b"\x1f\x8b", zlib.compress(b"zlib, not gzip")], ids=["text", "two bytes", "zlib"]
+)
 def test_what_is_no_gzip_is_refused(data):
     with pytest.raises(VerificationError):
         list(decode_jsonl([data]))

@@ -243,6 +243,19 @@ def test_other_rows_under_the_old_positions(archiving, audit, rewrite):
     ledger.account_all_archived()
 
 
+@pytest.mark.matrix
+def test_a_newer_version_of_the_same_row_under_its_old_position(archiving, audit):
+    """Position and key are the same as when the row was read; only xmin tells that it was updated since."""
+    session = archiving.session()
+    verification = verified(archiving, session)
+    before = dict(archiving.database.execute(PHYSICAL_POSITIONS))
+    audit.execute(f"UPDATE {TABLE} SET actor = 'changed' WHERE id IN (3, 30)")
+    archiving.database.execute(f"CLUSTER {TABLE} USING audit_logs_pkey")
+    assert dict(archiving.database.execute(PHYSICAL_POSITIONS)) == before
+    delete_batches(session, verification)
+    audit.account_all_archived()
+
+
 COLUMN_CHANGES = {
     "added with a constant default": f"ALTER TABLE {TABLE} ADD COLUMN region text DEFAULT 'EU'",
     "retyped": f"ALTER TABLE {TABLE} ALTER COLUMN amount TYPE text",

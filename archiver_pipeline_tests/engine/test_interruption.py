@@ -70,7 +70,7 @@ def test_rows_updated_before_the_same_plan_goes_on(archiving, audit, tmp_path, p
     audit.account_all_archived()
 
 
-@pytest.mark.parametrize("point", ["extract", "verify", "after a manifest"])
+@pytest.mark.parametrize("point", ["extract", "verify", "after a manifest", "after a delete committed"])
 def test_the_same_plan_goes_on_without_its_staged_files(archiving, audit, tmp_path, point):
     plan = killed(archiving, point, tmp_path / "plan")
     shutil.rmtree(archiving.staging)
@@ -107,6 +107,8 @@ def test_a_verification_is_repeated_after_another_run_took_its_rows(
         shutil.copytree(tmp_path / "kept", archiving.staging, dirs_exist_ok=True)
     deletion = delete_batches(archiving.session(format=data_format), verification)
     assert {batch.outcome for batch in deletion.batches} == {Outcome.superseded}
+    # No intent to delete was ever recorded for rows that another run's receipts already speak of.
+    assert all(found.receipt for found in audit.objects() if found.manifest)
     audit.account_all_archived()
 
 

@@ -1,5 +1,6 @@
 """Reading from a streaming replica, deleting on the primary: what the replica does not know yet is never deleted."""
 
+import psycopg
 import pytest
 
 from archiver_pipeline.domain.batch import Outcome
@@ -34,19 +35,25 @@ def replica(replica_server, database):
 
 
 @pytest.fixture
-def paused(replica, database, audit):
+def paused(replica_server, database, audit):
     """The standby has the table as it is now, and learns nothing more until the end of the test."""
-    caught_up(database, replica)
-    replica.execute("SELECT pg_wal_replay_pause()")
+    caught_up(database, replica_server)
+    ask(replica_server, "SELECT pg_wal_replay_pause()")
     yield
-    replica.execute("SELECT pg_wal_replay_resume()")
-    caught_up(database, replica)
+    ask(replica_server, "SELECT pg_wal_replay_resume()")
+    caught_up(database, replica_server)
 
 
-def caught_up(database, replica):
+def ask(replica_server, query, params=None):
+    """In the database that is there from the beginning: the test's own may not have arrived."""
+    with psycopg.connect(replica_server.dsn(), autocommit=True) as connection:
+        return connection.execute(query, params).fetchall()
+
+
+def caught_up(database, replica_server):
     [(position,)] = database.execute("SELECT pg_current_wal_lsn()::text")
     wait_until(
-        lambda: replica.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [position]) == [(True,)],
+        lambda: ask(replica_server, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [position]) == [(True,)],
         "the replica has everything",
     )
 
@@ -56,8 +63,8 @@ def reader(archiving, replica):
 
 
 @pytest.mark.parametrize("data_format", ["jsonl.gz", "parquet"])
-def test_rows_are_read_there_and_deleted_here(archiving, audit, database, replica, data_format):
-    caught_up(database, replica)
+def test_rows_are_read_there_and_deleted_here(archiving, audit, database, replica_server, replica, data_format):
+    caught_up(database, replica_server)
     archiving.archive(replica=reader(archiving, replica), format=data_format)
     audit.account_all_archived()
 

@@ -105,6 +105,8 @@ def test_the_first_window_is_open_to_the_past(archiving, times, type_name, data_
 @pytest.mark.parametrize("window", ["hour", "day", "week", "month"])
 def test_every_size_of_window(archiving, audit, window):
     """Whole windows only: rows of the one that the retention begins in wait."""
+    archiving.database.execute("DELETE FROM audit_logs WHERE id % 6 > 0 AND id < 100000")
+    audit = archiving.ledger()
     archiving.archive(window=window, retention_days=0 if window == "month" else 2)
     audit.account()
     assert audit.archived_rows()

@@ -160,8 +160,11 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("data_format", FORMATS)
-@pytest.mark.parametrize("key_type", KEYS)
+@pytest.mark.parametrize(
+    ("key_type", "data_format"),
+    [(key_type, "jsonl.gz") for key_type in KEYS]
+    + [(key_type, "parquet") for key_type in ("uuid", "date", "positive", "smallint")],
+)
 def test_keys_of_other_types(archiving, key_type, data_format):
     archiving.database.execute(TYPES)
     archiving.database.execute(f"CREATE TABLE keyed (k {key_type} PRIMARY KEY, created_at timestamptz NOT NULL, v int)")
@@ -291,7 +294,7 @@ def test_rows_larger_than_a_block(archiving):
     """Rows of many megabytes, over the blocks in which text is copied out, unpacked and compared."""
     archiving.database.execute(
         "CREATE TABLE large AS SELECT n AS id, now() - interval '50 days' AS created_at,"
-        " repeat(md5(n::text), n * 100000) AS body FROM generate_series(1, 4) AS n"
+        " repeat(md5(n::text), n * 60000) AS body FROM generate_series(1, 4) AS n"
     )
     archiving.database.execute("ALTER TABLE large ADD PRIMARY KEY (id)")
     ledger = archiving.ledger("large")
