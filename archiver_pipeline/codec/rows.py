@@ -40,7 +40,10 @@ class KeyReader:
         found = pc.extract_regex(_as_lines(rows), pattern)
         if found.null_count:
             raise VerificationError(_DAMAGED)
-        columns = [found.field(position).cast(pa.int64()) for position in range(len(self.schema))]
+        try:
+            columns = [found.field(position).cast(pa.int64()) for position in range(len(self.schema))]
+        except pa.ArrowInvalid as error:
+            raise VerificationError(_DAMAGED) from error
         return pa.table(columns, schema=self.schema)
 
     def _parsed(self, rows: bytes) -> pa.Table:

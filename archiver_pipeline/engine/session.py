@@ -52,6 +52,8 @@ class ArchiveSession:
         self.row_streams: Pool[RowStream] = Pool(lambda: RowStream(self.reader, **self._limits()))
         self.connections: Pool[Connection] = Pool(lambda: connect(self.primary, **self._limits()))
         self._delete_sessions: Pool[DeleteSession] | None = None
+        self._delete_shape: TableShape | None = None
+        self._opening = threading.Lock()
         self._connection: Connection | None = None
         self._lock: AdvisoryTableLock | None = None
 
@@ -80,9 +82,14 @@ class ArchiveSession:
         return self._lock
 
     def delete_sessions(self, shape: TableShape) -> Pool[DeleteSession]:
-        if self._delete_sessions is None:
-            self._delete_sessions = Pool(lambda: DeleteSession(self.primary, shape, **self._limits()))
-        return self._delete_sessions
+        """Connections that delete rows of this shape. Workers ask at once, and a later plan may have found another."""
+        with self._opening:
+            if self._delete_sessions is None or self._delete_shape != shape:
+                if self._delete_sessions is not None:
+                    self._delete_sessions.close()
+                self._delete_sessions = Pool(lambda: DeleteSession(self.primary, shape, **self._limits()))
+                self._delete_shape = shape
+            return self._delete_sessions
 
     def staging_folder(self, attempt_id: str) -> Path:
         """The attempt's private folder for staged files; made when missing."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from archiver_pipeline.domain.batch import Outcome
+from archiver_pipeline.engine.archive import archive_windows
 from archiver_pipeline.engine.delete import delete_batches
 from archiver_pipeline.engine.report import report_archive
 from archiver_pipeline.errors import ArchiverError, LockHeldError, LockLostError, PreflightError
@@ -281,6 +282,16 @@ def test_changed_columns_stop_the_delete(archiving, audit, change):
     assert ledger.archived_rows() == []
     archiving.archive()
     ledger.account_all_archived()
+
+
+def test_columns_changed_between_two_plans_of_one_session(archiving, audit):
+    session = archiving.session()
+    first, *others = archiving.windows(session)
+    archive_windows(session, [first])
+    archiving.database.execute(COLUMN_CHANGES["added with a constant default"])
+    ledger = archiving.ledger()
+    archive_windows(session, others)
+    assert ledger.old_rows_in_table() == 0
 
 
 @pytest.mark.parametrize("change", ["added with a constant default", "renamed"])

@@ -131,3 +131,17 @@ def test_a_session_gives_everything_back(archiving, audit):
 def test_no_more_connections_than_the_pool_may_have(archiving, audit):
     session = archiving.session(workers=50, connection_pool_size=5)
     assert session.workers <= 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(("a-b", "c"), ("a", "b-c")), (("public", "Audit"), ("public", "audit")), (("a/b", "c"), ("a", "b"))],
+)
+def test_no_two_tables_share_a_staging_folder(archiving, one, other):
+    """A run removes what earlier attempts on its table left there."""
+    folders = [
+        archiving.session(schema=schema, table=table).staging_folder("attempt") for schema, table in (one, other)
+    ]
+    assert folders[0] != folders[1]
+    assert not folders[0].is_relative_to(folders[1].parent)
+    assert not folders[1].is_relative_to(folders[0].parent)
