@@ -29,10 +29,7 @@ def asset_key(settings: TableSettings) -> dg.AssetKey:
 
 def asset_name(settings: TableSettings) -> str:
     """The asset's name where only letters, digits and underscores are allowed."""
-    parts = [plain_name(part) for part in (settings.database, settings.schema, settings.table)]
-    name = "__".join(parts)
-    # Where a part holds the separator itself, two tables could get one name.
-    return name if name.count("__") == len(parts) - 1 else f"{name}_{_digest(repr(parts))}"
+    return "__".join(plain_name(part) for part in (settings.database, settings.schema, settings.table))
 
 
 def plain_name(name: str) -> str:
