@@ -24,6 +24,7 @@ from archiver_pipeline.orchestration.launch import (
     run_windows_in_process,
 )
 from archiver_pipeline.postgres.catalog import inspect_table
+from archiver_pipeline.postgres.connection import source_errors
 
 
 class ExitCode(IntEnum):
@@ -89,7 +90,8 @@ class _Drain:
         session = self._session()
         with contextlib.closing(session):
             session.store.require_bucket()
-            shape = inspect_table(session.connection, self.settings)
+            with source_errors(session.primary):
+                shape = inspect_table(session.connection, self.settings)
             yield from ranges_of(due_windows(session, shape, self.dates))
 
     def _archive(self, windows: list[Window]) -> bool:

@@ -27,6 +27,7 @@ from archiver_pipeline.engine.preview import ArchivePreview, preview_archive
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.orchestration.build import refuse_unbuilt
+from archiver_pipeline.postgres.connection import source_errors
 
 
 def run(
@@ -89,7 +90,8 @@ def run(
 def _preview(loaded: LoadedConfig, settings: TableSettings, dates: DateRange, limit_rows: int | None) -> ArchivePreview:
     session = ArchiveSession(settings, loaded.database(settings.database), loaded.store, run_id="dry-run")
     try:
-        return preview_archive(session, dates, limit_rows=limit_rows)
+        with source_errors(session.primary):
+            return preview_archive(session, dates, limit_rows=limit_rows)
     finally:
         session.close()
 
