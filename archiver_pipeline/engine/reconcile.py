@@ -60,7 +60,7 @@ def reconcile_batch(session: ArchiveSession, shape: TableShape, stored: StoredBa
     manifest = read_manifest(session, stored.stem + MANIFEST_SUFFIX)
     _require_own(manifest, stored, shape)
     if stored.has_receipt:
-        return _already(manifest, read_receipt(session, stored.stem + RECEIPT_SUFFIX).outcome)
+        return settled_batch(manifest, read_receipt(session, stored.stem + RECEIPT_SUFFIX).outcome)
     if stored.has_superseded:
         mark = decode_document(
             Superseded, session.store.read_document(stored.stem + SUPERSEDED_SUFFIX), key=stored.stem
@@ -77,10 +77,6 @@ def read_manifest(session: ArchiveSession, key: str) -> Manifest:
 def read_receipt(session: ArchiveSession, key: str) -> Receipt:
     """Raises ManifestError when it is not a receipt this version knows."""
     return decode_document(Receipt, session.store.read_document(key), key=key)
-
-
-def _already(manifest: Manifest, outcome: Outcome) -> SettledBatch:
-    return settled_batch(manifest, outcome)
 
 
 def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manifest) -> SettledBatch:
