@@ -7,6 +7,7 @@ column turn that column into text in that file. The PostgreSQL type is in each f
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.json as pa_json
@@ -75,6 +76,34 @@ def verify_parquet(
             yield found
         if groups != file.metadata.num_row_groups:
             raise VerificationError("the object holds more row groups than were extracted")
+
+
+def read_parquet_columns(stored: IO[bytes], names: Sequence[str]) -> Iterator[pa.Table]:
+    """The named columns of a Parquet file, row group by row group.
+
+    Raises VerificationError when it is no readable Parquet file or has not these columns.
+    """
+    yield from _row_groups(stored, names)
+
+
+def decode_parquet(stored: IO[bytes]) -> Iterator[pa.Table]:
+    """Every column of a Parquet file as PostgreSQL text (None is NULL), row group by row group.
+
+    Raises VerificationError when it is no readable Parquet file.
+    """
+    for group in _row_groups(stored, None):
+        yield group.cast(pa.schema([(name, pa.string()) for name in group.schema.names]))
+
+
+def _row_groups(stored: IO[bytes], names: Sequence[str] | None) -> Iterator[pa.Table]:
+    try:
+        with pq.ParquetFile(stored) as file:
+            if missing := set(names or ()) - set(file.schema_arrow.names):
+                raise VerificationError(f"the object has no column {', '.join(sorted(missing))}")
+            for group in range(file.metadata.num_row_groups):
+                yield file.read_row_group(group, columns=names, use_threads=False)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise VerificationError(f"the object is not a readable Parquet file: {error}") from error
 
 
 def _bitwise(table: pa.Table) -> pa.Table:

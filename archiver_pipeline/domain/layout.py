@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from urllib.parse import quote
 
@@ -31,9 +32,26 @@ class BatchState(StrEnum):
     orphaned = "orphaned"
 
 
+COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Classes whose objects must be retrieved before they can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object as a listing shows it. `modified_at` is aware; a store that names no class has only STANDARD."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
+    storage_class: str = "STANDARD"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """One batch as a listing shows it. `stem` is the common part of the keys of its objects."""
+    """One batch as a listing shows it. `stem` is the common part of the keys of its objects.
+
+    `storage_class` is that of the data object; `modified_at` is when the newest of the batch's objects was written.
+    """
 
     stem: str
     window_key: str
@@ -43,6 +61,13 @@ class StoredBatch:
     has_manifest: bool
     has_receipt: bool
     has_superseded: bool
+    storage_class: str
+    modified_at: datetime
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the data object must be retrieved before it can be read, unless that was done."""
+        return self.storage_class in COLD_CLASSES
 
     @property
     def state(self) -> BatchState:
@@ -89,6 +114,14 @@ def stem_of(key: str) -> str:
     raise ValueError(f"{key!r} is not the key of a data object")
 
 
+def batch_stem_of(key: str) -> str:
+    """The stem of the key of any object of a batch: data, manifest, receipt or mark. Raises ValueError for others."""
+    match = _FILE.match(key)
+    if match is None:
+        raise ValueError(f"{key!r} is not the key of a batch's object")
+    return match["stem"]
+
+
 def key_part(name: str) -> str:
     """A name as one path segment: anything but letters, digits, `-`, `_`, `.` and `~` is percent-encoded."""
     escaped = quote(name, safe="")
@@ -101,28 +134,30 @@ _FILE = re.compile(
 )
 
 
-def group_batches(objects: Iterable[tuple[str, int]]) -> list[StoredBatch]:
-    """Batches out of a listing of (key, size in bytes), in key order; keys of other kinds are passed over."""
-    found: dict[str, dict[str, tuple[str, int]]] = {}
+def group_batches(objects: Iterable[StoredObject]) -> list[StoredBatch]:
+    """Batches out of a listing, in key order; keys of other kinds are passed over."""
+    found: dict[str, dict[str, StoredObject]] = {}
     names: dict[str, tuple[str, str]] = {}
-    for key, size_bytes in objects:
-        match = _FILE.match(key)
+    for listed in objects:
+        match = _FILE.match(listed.key)
         if match is None:
             continue
-        found.setdefault(match["stem"], {})[match["kind"]] = (key, size_bytes)
+        found.setdefault(match["stem"], {})[match["kind"]] = listed
         names[match["stem"]] = (match["window"], match["batch"])
     return [_stored_batch(stem, *names[stem], found[stem]) for stem in sorted(found)]
 
 
-def _stored_batch(stem: str, window: str, batch_id: str, kinds: dict[str, tuple[str, int]]) -> StoredBatch:
+def _stored_batch(stem: str, window: str, batch_id: str, kinds: dict[str, StoredObject]) -> StoredBatch:
     data = kinds.get(DataFormat.jsonl_gz.value) or kinds.get(DataFormat.parquet.value)
     return StoredBatch(
         stem=stem,
         window_key=window,
         batch_id=batch_id,
-        data_key=data[0] if data else None,
-        object_bytes=data[1] if data else 0,
+        data_key=data.key if data else None,
+        object_bytes=data.size_bytes if data else 0,
         has_manifest="manifest.json" in kinds,
         has_receipt="receipt.json" in kinds,
         has_superseded="superseded.json" in kinds,
+        storage_class=data.storage_class if data else "",
+        modified_at=max(listed.modified_at for listed in kinds.values()),
     )

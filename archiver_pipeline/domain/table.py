@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+INTEGER_TYPES = frozenset({"smallint", "integer", "bigint"})
+"""Types whose values travel as JSON integers, also in keys."""
+
 
 class Rendering(StrEnum):
     """How a column's value stands in a row's JSON object.

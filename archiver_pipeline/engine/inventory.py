@@ -11,11 +11,9 @@ from archiver_pipeline.domain.layout import (
     RECEIPT_SUFFIX,
     BatchState,
     StoredBatch,
-    group_batches,
-    listing_prefix,
 )
 from archiver_pipeline.domain.manifest import Receipt
-from archiver_pipeline.domain.table import TableName, TableShape
+from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.windows import (
     Window,
     WindowUnit,
@@ -25,7 +23,7 @@ from archiver_pipeline.domain.windows import (
     start_of_day,
     window_containing,
 )
-from archiver_pipeline.engine.reconcile import read_receipt
+from archiver_pipeline.engine.archived import list_stored, read_receipt
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.catalog import inspect_table
 from archiver_pipeline.postgres.connection import source_errors
@@ -79,7 +77,7 @@ def find_oldest_windows(session: ArchiveSession, limit: int) -> list[Window]:
 
 def _pending_windows(session: ArchiveSession, dates: DateRange) -> Iterator[Window]:
     unit, first = WindowUnit(session.settings.window), session.settings.first_window
-    for batch in list_stored(session, session.name):
+    for batch in list_stored(session.store, session.name):
         day = date.fromisoformat(batch.window_key[: len("2026-01-31")])
         within = (dates.start is None or dates.start <= day) and (dates.end is None or day <= dates.end)
         if batch.state is BatchState.pending and within:
@@ -126,19 +124,13 @@ def list_archives(session: ArchiveSession) -> list[ArchivedBatch]:
 
     Raises StoreError or ManifestError when anything cannot be read: a part is never shown as the whole.
     """
-    stored = list_stored(session, session.name)
+    stored = list_stored(session.store, session.name)
     with ThreadPoolExecutor(session.workers * 2) as threads:
         receipts = list(threads.map(lambda batch: _receipt(session, batch), stored))
     return [ArchivedBatch(batch, receipt) for batch, receipt in zip(stored, receipts, strict=True)]
 
 
-def list_stored(session: ArchiveSession, name: TableName) -> list[StoredBatch]:
-    """Every batch of the table by the listing alone."""
-    prefix = listing_prefix(session.store_settings.prefix, name)
-    return group_batches(session.store.list_objects(prefix))
-
-
 def _receipt(session: ArchiveSession, batch: StoredBatch) -> Receipt | None:
     if batch.state is not BatchState.receipted:
         return None
-    return read_receipt(session, batch.stem + RECEIPT_SUFFIX)
+    return read_receipt(session.store, batch.stem + RECEIPT_SUFFIX)

@@ -1,31 +1,31 @@
 """Reconcile: settle every batch whose fate a crash left open, before anything new is planned."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 
-from archiver_pipeline.codec.documents import decode_document
-from archiver_pipeline.codec.hashing import Sha256Counter
-from archiver_pipeline.codec.jsonl import decode_jsonl, whole_lines
-from archiver_pipeline.codec.rows import KeyReader
-from archiver_pipeline.codec.versions import XMIN
 from archiver_pipeline.domain.batch import Outcome, SettledBatch
 from archiver_pipeline.domain.layout import (
     MANIFEST_SUFFIX,
     RECEIPT_SUFFIX,
     SUPERSEDED_SUFFIX,
     BatchState,
-    DataFormat,
     StoredBatch,
-    group_batches,
-    listing_prefix,
 )
-from archiver_pipeline.domain.manifest import Manifest, Receipt, Superseded
+from archiver_pipeline.domain.manifest import Manifest
 from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.engine.archived import (
+    key_columns,
+    keys_of_manifest,
+    list_stored,
+    proved_object,
+    read_manifest,
+    read_receipt,
+    read_superseded,
+)
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import (
-    keys_of_manifest,
     settled_batch,
     write_receipt,
     write_superseded,
@@ -45,43 +45,28 @@ def reconcile_table(session: ArchiveSession, shape: TableShape) -> tuple[Settled
 
     Raises ManifestError or VerificationError when a batch cannot be settled safely: the table then stops.
     """
-    pending = [batch for batch in _list_batches(session, shape) if batch.state is BatchState.pending]
+    pending = [batch for batch in list_stored(session.store, shape.name) if batch.state is BatchState.pending]
     return tuple(reconcile_batch(session, shape, batch) for batch in pending)
-
-
-def _list_batches(session: ArchiveSession, shape: TableShape) -> list[StoredBatch]:
-    return group_batches(session.store.list_objects(listing_prefix(session.store_settings.prefix, shape.name)))
 
 
 def reconcile_batch(session: ArchiveSession, shape: TableShape, stored: StoredBatch | None) -> SettledBatch:
     """Settle one batch that has a manifest."""
     if stored is None:
         raise StoreError(f"{shape.name}: a manifest that exists is missing from the store's listing")
-    manifest = read_manifest(session, stored.stem + MANIFEST_SUFFIX)
+    manifest = read_manifest(session.store, stored.stem + MANIFEST_SUFFIX)
     _require_own(manifest, stored, shape)
     if stored.has_receipt:
-        return settled_batch(manifest, read_receipt(session, stored.stem + RECEIPT_SUFFIX).outcome)
+        return settled_batch(manifest, read_receipt(session.store, stored.stem + RECEIPT_SUFFIX).outcome)
     if stored.has_superseded:
-        mark = decode_document(
-            Superseded, session.store.read_document(stored.stem + SUPERSEDED_SUFFIX), key=stored.stem
-        )
+        mark = read_superseded(session.store, stored.stem + SUPERSEDED_SUFFIX)
         return settled_batch(manifest, Outcome.superseded, mark.reason)
     return _settle_pending(session, shape, manifest)
 
 
-def read_manifest(session: ArchiveSession, key: str) -> Manifest:
-    """Raises ManifestError when it is not a manifest this version knows."""
-    return decode_document(Manifest, session.store.read_document(key), key=key)
-
-
-def read_receipt(session: ArchiveSession, key: str) -> Receipt:
-    """Raises ManifestError when it is not a receipt this version knows."""
-    return decode_document(Receipt, session.store.read_document(key), key=key)
-
-
 def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manifest) -> SettledBatch:
     """Read the fate while no delete is in flight; delete only what is wholly there and proved again."""
-    keys = keys_of_manifest(manifest, shape)
+    _require_key(manifest, shape)
+    keys = keys_of_manifest(manifest)
     settled: list[SettledBatch] = []
 
     def decide(present_rows: int) -> None:
@@ -98,6 +83,20 @@ def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manife
     with session.delete_sessions(shape).take() as deleting:
         deleting.settle(keys, decide, session.lock)
     return settled[0] if settled else _finish_delete(session, shape, manifest, keys)
+
+
+def _require_key(manifest: Manifest, shape: TableShape) -> None:
+    if not _has_key_of(manifest, shape):
+        raise ManifestError(
+            f"{manifest.data_key}: archived under the key {', '.join(manifest.primary_key)}",
+            hint="this batch is unsettled: set primary_key to that key again until it is settled",
+        )
+
+
+def _has_key_of(manifest: Manifest, shape: TableShape) -> bool:
+    """Whether both name rows by the same columns, written alike; an integer made wider is no difference."""
+    archived = [(part.name, part.is_integer) for part in key_columns(manifest)]
+    return archived == [(part.name, part.is_integer) for part in shape.key]
 
 
 def _has_columns_of(manifest: Manifest, shape: TableShape) -> bool:
@@ -120,17 +119,17 @@ def _settle_foreign(session: ArchiveSession, manifest: Manifest, known_keys: int
 def _settle_absent(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
     """None of the rows is in the table: this object is their archive, unless another receipted one already is."""
     # Listed now: a batch that was settled a moment ago may hold the same rows.
-    siblings = _list_batches(session, shape)
+    siblings = list_stored(session.store, shape.name)
     if _is_archived_elsewhere(session, shape, manifest, keys, siblings):
         return _supersede(session, manifest, "its rows were archived by another batch")
-    verify_against_manifest(session, shape, manifest, keys)
+    _verify(session, manifest)
     return write_receipt(session, manifest, Outcome.absent, settled_by=_SETTLED_BY)
 
 
 def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
     """Every row is there as it was proved: prove the object again, then delete."""
     try:
-        verify_against_manifest(session, shape, manifest, keys)
+        _verify(session, manifest)
     except (VerificationError, ObjectMissingError) as damage:
         return _supersede_in_peace(session, shape, manifest, damage.message)
     guard = DeleteGuard(
@@ -156,44 +155,9 @@ def _supersede(session: ArchiveSession, manifest: Manifest, reason: str) -> Sett
     return write_superseded(session, manifest, reason, settled_by=_SETTLED_BY)
 
 
-def verify_against_manifest(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> None:
-    """Read a data object and hold it against its manifest: bytes, and for JSON lines rows, count and keys.
-
-    Raises VerificationError, or ObjectMissingError when it is gone.
-    """
-    stored = Sha256Counter()
-    pieces = _counted(session.store.read_blocks(manifest.data_key), stored)
-    if manifest.format == DataFormat.jsonl_gz.value:
-        _verify_rows(shape, manifest, keys, pieces)
-    else:
-        for _ in pieces:
-            continue
-    _require(stored.hexdigest() == manifest.object_sha256, manifest, "its bytes are not those of the manifest")
-
-
-def _verify_rows(shape: TableShape, manifest: Manifest, keys: pa.Table, pieces: Iterable[bytes]) -> None:
-    expected = keys.drop_columns([XMIN])
-    decoded, rows = Sha256Counter(), 0
-    reader = KeyReader(shape.key, [column.name for column in manifest.columns])
-    for block in whole_lines(decode_jsonl(pieces)):
-        decoded.update(block)
-        found = reader.read(block)
-        count = found.num_rows
-        _require(found.equals(expected.slice(rows, count)), manifest, "its keys are not those of the manifest")
-        rows += count
-    _require(decoded.hexdigest() == manifest.rows_sha256, manifest, "its rows are not those of the manifest")
-    _require(rows == manifest.rows, manifest, f"it holds {rows} rows instead of {manifest.rows}")
-
-
-def _counted(pieces: Iterable[bytes], counter: Sha256Counter) -> Iterable[bytes]:
-    for piece in pieces:
-        counter.update(piece)
-        yield piece
-
-
-def _require(holds: bool, manifest: Manifest, problem: str) -> None:
-    if not holds:
-        raise VerificationError(f"{manifest.data_key}: {problem}")
+def _verify(session: ArchiveSession, manifest: Manifest) -> None:
+    with proved_object(session.store, manifest):
+        return
 
 
 def _require_own(manifest: Manifest, stored: StoredBatch, shape: TableShape) -> None:
@@ -231,9 +195,9 @@ def _may_overlap(other: StoredBatch, manifest: Manifest, siblings: Sequence[Stor
 
 
 def _shares_versions(session: ArchiveSession, shape: TableShape, keys: pa.Table, other: StoredBatch) -> bool:
-    manifest = read_manifest(session, other.stem + MANIFEST_SUFFIX)
-    if manifest.primary_key != [part.name for part in shape.key]:
+    manifest = read_manifest(session.store, other.stem + MANIFEST_SUFFIX)
+    if not _has_key_of(manifest, shape):
         return False
-    other_keys = keys_of_manifest(manifest, shape)
+    other_keys = keys_of_manifest(manifest)
     shared = keys.join(other_keys, keys=keys.column_names, join_type="inner")
     return bool(shared.num_rows)

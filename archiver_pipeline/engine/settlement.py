@@ -12,13 +12,11 @@ import pyarrow as pa
 
 from archiver_pipeline.codec.documents import encode_manifest, encode_mark
 from archiver_pipeline.codec.hashing import sha256_hex
-from archiver_pipeline.codec.versions import XMIN, expand_xmin_runs, keys_of_versions, xmin_runs
+from archiver_pipeline.codec.versions import keys_of_versions, xmin_runs
 from archiver_pipeline.domain.batch import EncodedBatch, Outcome, Plan, SettledBatch
 from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, RECEIPT_SUFFIX, SUPERSEDED_SUFFIX, stem_of
 from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, ManifestColumn, Receipt, Superseded
-from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.engine.session import ArchiveSession
-from archiver_pipeline.errors import ManifestError
 from archiver_pipeline.postgres.eligible import source_clock
 from archiver_pipeline.storage.s3 import ObjectExistsError
 from archiver_pipeline.version import SOFTWARE
@@ -60,33 +58,6 @@ def build_manifest(session: ArchiveSession, plan: Plan, encoded: EncodedBatch, v
         keys=[column.to_pylist() for column in keys.columns],
         xmin_runs=xmin_runs(versions),
     )
-
-
-def keys_of_manifest(manifest: Manifest, shape: TableShape) -> pa.Table:
-    """xmin and key columns of the manifest's rows, in row order.
-
-    Raises ManifestError when they do not fit the row count or the table's key.
-    """
-    if manifest.primary_key != [part.name for part in shape.key]:
-        raise ManifestError(
-            f"{manifest.data_key}: archived under the key {', '.join(manifest.primary_key)}",
-            hint="this batch is unsettled: set primary_key to that key again until it is settled",
-        )
-    if any(len(run) != 2 for run in manifest.xmin_runs):
-        raise ManifestError(f"{manifest.data_key}: the manifest's xmin_runs are not pairs")
-    if any(sum(run[1] for run in manifest.xmin_runs) != len(values) for values in manifest.keys):
-        raise ManifestError(f"{manifest.data_key}: the manifest's xmin_runs do not cover its keys")
-    xmins = expand_xmin_runs(manifest.xmin_runs)
-    try:
-        columns = [
-            pa.array(values, pa.int64() if part.is_integer else pa.string())
-            for values, part in zip(manifest.keys, shape.key, strict=True)
-        ]
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
-        raise ManifestError(f"{manifest.data_key}: the manifest's keys do not fit the table's key") from error
-    if any(len(column) != manifest.rows for column in [xmins, *columns]):
-        raise ManifestError(f"{manifest.data_key}: the manifest does not hold {manifest.rows} keys")
-    return pa.table([xmins, *columns], names=[XMIN, *manifest.primary_key])
 
 
 def write_manifest(session: ArchiveSession, manifest: Manifest) -> bool:

@@ -9,10 +9,10 @@ from psycopg import sql
 
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.domain.layout import DataFormat
-from archiver_pipeline.domain.table import Column, KeyColumn, TableName, TableShape, TimestampType
+from archiver_pipeline.domain.table import INTEGER_TYPES, Column, KeyColumn, TableName, TableShape, TimestampType
 from archiver_pipeline.errors import PermissionDeniedError, PreflightError
 from archiver_pipeline.postgres.connection import Connection, fetch_one
-from archiver_pipeline.postgres.rendering import INTEGER_TYPES, rendering_of
+from archiver_pipeline.postgres.rendering import rendering_of
 
 MINIMUM_VERSION = 110000
 ORDINARY_KINDS = ("r", "p")

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from archiver_pipeline.domain.layout import DataFormat
-from archiver_pipeline.domain.table import Column, KeyColumn, Rendering
+from archiver_pipeline.domain.table import INTEGER_TYPES, Column, KeyColumn, Rendering
 
-INTEGER_TYPES = frozenset({"smallint", "integer", "bigint"})
 _NATIVE_EVERYWHERE = INTEGER_TYPES | {
     "boolean",
     "text",

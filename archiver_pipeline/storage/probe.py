@@ -35,7 +35,7 @@ def probe_store(store: S3Store, prefix: str) -> StoreCapabilities:
 def _require_readable(store: S3Store, key: str) -> None:
     if store.read_document(key) != _CONTENT:
         raise StoreError(f"{key} was read back with other bytes than were written")
-    if key not in {found for found, _ in store.list_objects(key)}:
+    if key not in {found.key for found in store.list_objects(key)}:
         raise StoreError(f"{key} was written but is missing from the listing")
 
 

@@ -28,6 +28,7 @@ from urllib3.exceptions import HTTPError
 
 from archiver_pipeline.config.effective import StoreSettings
 from archiver_pipeline.config.enums import AddressingStyle, Encryption, StorageClass
+from archiver_pipeline.domain.layout import COLD_CLASSES, StoredObject
 from archiver_pipeline.errors import (
     ArchiverError,
     NetworkError,
@@ -45,7 +46,6 @@ _WHOLE_BODY_BYTES = 16 << 20
 _CONNECT_TIMEOUT_SECONDS = 10
 _READ_TIMEOUT_SECONDS = 60
 _ATTEMPTS = 5
-_COLD_CLASSES = frozenset({StorageClass.GLACIER, StorageClass.DEEP_ARCHIVE})
 _PERMISSION_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken"})
 _MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
 _TRANSIENT_CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "503", "500"})
@@ -58,6 +58,10 @@ class ObjectExistsError(StoreError):
 
 class ObjectMissingError(StoreError):
     """No object under that key."""
+
+
+class ObjectColdError(StoreError):
+    """The object is in a class that must be retrieved before it can be read."""
 
 
 class S3Store:
@@ -108,8 +112,8 @@ class S3Store:
             finally:
                 body.close()
 
-    def list_objects(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Key and size in bytes of every object whose key begins with `prefix`, in key order.
+    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Every object whose key begins with `prefix`, in key order.
 
         Raises when the listing does not come to its end: a part of a listing is never taken for the whole.
         """
@@ -118,14 +122,15 @@ class S3Store:
                 Bucket=self.settings.bucket, Prefix=prefix
             ):
                 for item in page.get("Contents", []):
-                    yield item["Key"], item["Size"]
+                    storage_class = item.get("StorageClass") or StorageClass.STANDARD.value
+                    yield StoredObject(item["Key"], item["Size"], item["LastModified"], storage_class)
 
     def move_to_class(self, key: str, sha256_hex: str) -> None:
         """Put a verified object into its cold class by a copy onto itself; no-op for classes that can be read at once.
 
         Raises StoreError when the copy's checksum is not that of the verified bytes.
         """
-        if self.settings.storage_class not in _COLD_CLASSES:
+        if self.settings.storage_class not in COLD_CLASSES:
             return
         with self._errors(key):
             answer = self._client.copy_object(
@@ -195,12 +200,12 @@ class S3Store:
             )
 
     def _refuse_existing(self, key: str) -> None:
-        if any(found == key for found, _ in self.list_objects(key)):
+        if any(found.key == key for found in self.list_objects(key)):
             raise ObjectExistsError(f"{key} is there already")
 
     def _write_options(self, *, cold_allowed: bool) -> dict[str, Any]:
         options: dict[str, Any] = {}
-        if cold_allowed or self.settings.storage_class not in _COLD_CLASSES:
+        if cold_allowed or self.settings.storage_class not in COLD_CLASSES:
             options["StorageClass"] = self.settings.storage_class.value
         if self.settings.encryption is Encryption.SSE_S3:
             options["ServerSideEncryption"] = "AES256"
@@ -272,6 +277,8 @@ def _translated_answer(error: ClientError, subject: str, bucket: str) -> Archive
         return ObjectExistsError(f"{subject} is there already")
     if code in _MISSING_CODES:
         return ObjectMissingError(f"{subject}: no such object")
+    if code == "InvalidObjectState":
+        return ObjectColdError(f"{subject}: in a cold class, not retrieved")
     if code in _TRANSIENT_CODES:
         return NetworkError(message)
     if code in _UNSUPPORTED_CODES:

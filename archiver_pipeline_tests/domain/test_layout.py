@@ -1,6 +1,6 @@
 """Keys: whatever a table is called, they parse back, and no two tables share one."""
 
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pytest
 from hypothesis import given
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from archiver_pipeline.domain.layout import (
     BatchState,
     DataFormat,
+    StoredObject,
     batch_stem,
     data_key,
     group_batches,
@@ -21,6 +22,7 @@ from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.windows import WindowUnit, window_of_key
 
 WINDOW = window_of_key(WindowUnit.day, "2024-02-29", first=date(2020, 1, 1))
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH = "0123456789abcdef0123"
 # PostgreSQL's identifiers: any characters but NUL, 63 bytes at most; surrogates are no characters.
 PARTS = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=63).filter(
@@ -37,7 +39,7 @@ def test_a_key_parses_back(prefix, name, data_format):
     stem = batch_stem(prefix, name, WINDOW, BATCH)
     key = data_key(stem, data_format)
     assert stem_of(key) == stem
-    [found] = group_batches([(key, 7)])
+    [found] = group_batches([StoredObject(key, 7, NOW)])
     assert (found.stem, found.data_key, found.object_bytes) == (stem, key, 7)
     assert (found.window_key, found.batch_id) == (WINDOW.key, BATCH)
     assert found.state is BatchState.orphaned
@@ -98,7 +100,7 @@ def test_a_name_is_one_plain_path_segment(name):
 )
 def test_what_lies_beside_each_other_says_how_it_stands(kinds, state):
     stem = batch_stem("p", TableName("db", "public", "audit"), WINDOW, BATCH)
-    [found] = group_batches([(f"{stem}.{kind}", 1) for kind in kinds])
+    [found] = group_batches([StoredObject(f"{stem}.{kind}", 1, NOW) for kind in kinds])
     assert found.state is state
     assert (found.data_key is None) == ("jsonl.gz" not in kinds)
 
@@ -106,7 +108,7 @@ def test_what_lies_beside_each_other_says_how_it_stands(kinds, state):
 def test_other_objects_are_passed_over():
     stem = batch_stem("p", TableName("db", "public", "audit"), WINDOW, BATCH)
     strangers = [f"{stem}.jsonl", f"{stem}.jsonl.gz.tmp", "p/db/audit/.restore_watermark.json", f"{stem}.MANIFEST.JSON"]
-    assert group_batches([(key, 1) for key in strangers]) == []
+    assert group_batches([StoredObject(key, 1, NOW) for key in strangers]) == []
 
 
 @pytest.mark.parametrize("key", ["x", "x.json", "x.manifest.json", "x.jsonl"])

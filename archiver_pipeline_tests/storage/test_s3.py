@@ -73,7 +73,7 @@ def test_a_listing_of_many_pages_is_whole_and_in_order(store, bucket):
     for key in expected:
         bucket.client.put_object(Bucket=bucket.bucket, Key=key, Body=b"")
     bucket.client.put_object(Bucket=bucket.bucket, Key="manyfold", Body=b"")
-    assert [key for key, _ in store.list_objects("many/")] == expected
+    assert [found.key for found in store.list_objects("many/")] == expected
 
 
 def test_nothing_but_a_probe_s_object_can_be_deleted(store, file, bucket):
