@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from archiver_pipeline.cli.console import errors, warn
+from archiver_pipeline.domain.restore import RestoreReport
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.errors import ArchiverError
@@ -18,6 +19,7 @@ class RunListener:
     def __init__(self) -> None:
         self.reports: list[ArchiveReport] = []
         self.errors: list[tuple[TableName, ArchiverError]] = []
+        self.restores: list[RestoreReport] = []
         self._lock = threading.Lock()
         self._bars: Progress | None = None
         self._tasks: dict[tuple[TableName, str], TaskID] = {}
@@ -64,6 +66,9 @@ class RunListener:
 
     def archive_reported(self, report: ArchiveReport) -> None:
         self.reports.append(report)
+
+    def restore_reported(self, report: RestoreReport) -> None:
+        self.restores.append(report)
 
     def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         warn(f"{table}: {error}; trying again in {wait_seconds:.0f} s")

@@ -20,6 +20,7 @@ from archiver_pipeline.config.enums import (
     SslMode,
     StorageClass,
     VacuumStrategy,
+    WatermarkStorage,
     WindowSize,
 )
 from archiver_pipeline.config.models import INHERITED, S3, ArchiverConfig, Database, Defaults, Replica, Table
@@ -105,6 +106,21 @@ class StoreSettings:
     secret_access_key: SecretStr | None
     addressing_style: AddressingStyle
     local_fallback_dir: Path | None
+
+
+@dataclass(frozen=True)
+class WatermarkSettings:
+    """Whether and where it is remembered what was restored; `table` is for storage in the target database."""
+
+    enabled: bool
+    storage: WatermarkStorage
+    table: str
+
+
+def watermark_settings(config: ArchiverConfig) -> WatermarkSettings:
+    """The restore watermark as configured."""
+    written = config.restore_watermark
+    return WatermarkSettings(written.enabled, written.storage_type, written.table)
 
 
 def database_settings(config: ArchiverConfig, environ: Mapping[str, str], base: Path) -> tuple[DatabaseSettings, ...]:

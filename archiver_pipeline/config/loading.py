@@ -14,8 +14,10 @@ from archiver_pipeline.config.effective import (
     DatabaseSettings,
     StoreSettings,
     TableSettings,
+    WatermarkSettings,
     database_settings,
     store_settings,
+    watermark_settings,
 )
 from archiver_pipeline.config.enums import Encryption
 from archiver_pipeline.config.features import unbuilt_warnings
@@ -41,6 +43,11 @@ class LoadedConfig:
     def tables(self) -> tuple[TableSettings, ...]:
         """The tables of all databases."""
         return tuple(table for database in self.databases for table in database.tables)
+
+    @property
+    def watermark(self) -> WatermarkSettings:
+        """Whether and where restores are remembered."""
+        return watermark_settings(self.config)
 
     def database(self, database_id: str) -> DatabaseSettings:
         """The database with this id. Raises ConfigError, naming the nearest, when there is none."""

@@ -6,6 +6,7 @@ from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.errors import ArchiverError
 
 if TYPE_CHECKING:
+    from archiver_pipeline.domain.restore import RestoreReport
     from archiver_pipeline.engine.report import ArchiveReport
 
 
@@ -21,6 +22,8 @@ class Progress(Protocol):
     def step_finished(self, table: TableName, step: str, seconds: float) -> None: ...
 
     def archive_reported(self, report: "ArchiveReport") -> None: ...
+
+    def restore_reported(self, report: "RestoreReport") -> None: ...
 
     def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None: ...
 
@@ -40,6 +43,9 @@ class SilentProgress:
         pass
 
     def archive_reported(self, report: "ArchiveReport") -> None:
+        pass
+
+    def restore_reported(self, report: "RestoreReport") -> None:
         pass
 
     def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +15,7 @@ from archiver_pipeline.domain.layout import DataFormat, key_part
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.engine.pool import Pool
 from archiver_pipeline.engine.progress import Progress, SilentProgress
-from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.engine.work import run_all
 from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, acquire_table_lock
 from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.postgres.connection import Connection, connect
@@ -114,14 +113,7 @@ class ArchiveSession:
 
         The first error stops the rest: queued items are not begun, running statements are cancelled.
         """
-        with ThreadPoolExecutor(self.workers, thread_name_prefix=str(self.name)) as threads:
-            futures = [threads.submit(self._unless_stopping, work, item) for item in items]
-            try:
-                _raise_first_error(futures)
-            except BaseException:
-                self._stop(futures)
-                raise
-        return tuple(future.result() for future in futures)
+        return run_all(items, work, self.workers, self.stopping, self._cancel_all)
 
     def close(self) -> None:
         """Give back connections and the lock. Safe to repeat."""
@@ -135,21 +127,11 @@ class ArchiveSession:
             self._lock.release()
             self._lock = None
 
-    def _unless_stopping(self, work: Callable[[Source], Result], item: Source) -> Result:
-        if self.stopping.is_set():
-            raise StoppedError("the run is being stopped")
-        return work(item)
-
-    def _stop(self, futures: list[Future[Result]]) -> None:
-        self.stopping.set()
-        for future in futures:
-            future.cancel()
+    def _cancel_all(self) -> None:
         self.row_streams.cancel_all()
         self.connections.cancel_all()
         if self._delete_sessions is not None:
             self._delete_sessions.cancel_all()
-        wait(futures)
-        self.stopping.clear()
 
     def _workers(self) -> int:
         """Twice the cores keeps them busy while others wait for the network; more than that asks too much of a source
@@ -169,14 +151,3 @@ class ArchiveSession:
         ends = repr((source.host, source.port, source.dbname, store.endpoint, store.bucket, store.prefix))
         apart = hashlib.sha256(ends.encode()).hexdigest()[:_FOLDER_HEX_DIGITS]
         return root.joinpath(apart, *map(key_part, (self.name.database, self.name.schema, self.name.table)))
-
-
-class StoppedError(ArchiverError):
-    """A batch was not begun because another one failed or the run was interrupted."""
-
-
-def _raise_first_error(futures: list[Future[Result]]) -> None:
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    for future in done:
-        if not future.cancelled() and (error := future.exception()) is not None:
-            raise error

@@ -266,25 +266,29 @@ def _client(settings: StoreSettings, connections: int) -> "S3Client":
     )
 
 
+_ANSWERS: tuple[tuple[frozenset[str], type[ArchiverError], str | None], ...] = (
+    (_PERMISSION_CODES, PermissionDeniedError, "check the store's credentials and bucket policy"),
+    (
+        frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"}),
+        ObjectExistsError,
+        "somebody wrote it in between",
+    ),
+    (_MISSING_CODES, ObjectMissingError, None),
+    (frozenset({"InvalidObjectState"}), ObjectColdError, "it must be retrieved before it can be read"),
+    (_TRANSIENT_CODES, NetworkError, None),
+    (_UNSUPPORTED_CODES, UnsupportedByStoreError, None),
+    (frozenset({"QuotaExceeded", "EntityTooLarge", "InsufficientStorage"}), ResourcesError, None),
+)
+
+
 def _translated_answer(error: ClientError, subject: str, bucket: str) -> ArchiverError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     message = f"{subject}: {error.response.get('Error', {}).get('Message') or code}"
     if code == "NoSuchBucket":
         return PreflightError(f"there is no bucket {bucket!r}", hint="create it, or correct s3.bucket")
-    if code in _PERMISSION_CODES:
-        return PermissionDeniedError(message, hint="check the store's credentials and bucket policy")
-    if code in {"PreconditionFailed", "412", "ConditionalRequestConflict"}:
-        return ObjectExistsError(f"{subject} is there already")
-    if code in _MISSING_CODES:
-        return ObjectMissingError(f"{subject}: no such object")
-    if code == "InvalidObjectState":
-        return ObjectColdError(f"{subject}: in a cold class, not retrieved")
-    if code in _TRANSIENT_CODES:
-        return NetworkError(message)
-    if code in _UNSUPPORTED_CODES:
-        return UnsupportedByStoreError(message)
-    if code in {"QuotaExceeded", "EntityTooLarge", "InsufficientStorage"}:
-        return ResourcesError(message)
+    for codes, kind, hint in _ANSWERS:
+        if code in codes:
+            return kind(message, hint=hint)
     return StoreError(f"{message} ({code})")
 
 

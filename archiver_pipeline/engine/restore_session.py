@@ -1,0 +1,96 @@
+"""What one restore holds on to: request, target, store, lock. The mirror of `ArchiveSession`."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from archiver_pipeline.config.effective import (
+    DatabaseSettings,
+    SourceSettings,
+    StoreSettings,
+    TableSettings,
+    WatermarkSettings,
+)
+from archiver_pipeline.domain.restore import RestoreRequest
+from archiver_pipeline.engine.pool import Pool
+from archiver_pipeline.engine.progress import Progress, SilentProgress
+from archiver_pipeline.engine.work import run_all
+from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, acquire_table_lock
+from archiver_pipeline.postgres.connection import Connection, connect
+from archiver_pipeline.storage.s3 import S3Store
+
+_RESERVED_CONNECTIONS = 2
+_MOST_WORKERS_UNASKED = 4
+
+Source = TypeVar("Source")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class RestoreSession:
+    """One restore's hold on its target. Everything opens on first use; `close` gives everything back.
+
+    `settings` is the target's entry in the configuration, None when the target is no configured table: then nothing
+    will ever archive what is restored, and nothing needs protection.
+    """
+
+    request: RestoreRequest
+    database: DatabaseSettings
+    settings: TableSettings | None
+    store_settings: StoreSettings
+    watermark_settings: WatermarkSettings
+    run_id: str
+    progress: Progress = field(default_factory=SilentProgress)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.workers = self._workers()
+        self.store = S3Store(self.store_settings, connections=2 * self.workers + 1)
+        self.connections: Pool[Connection] = Pool(lambda: connect(self.target))
+        self._connection: Connection | None = None
+        self._lock: AdvisoryTableLock | None = None
+
+    @property
+    def target(self) -> SourceSettings:
+        """Where rows are restored to."""
+        return self.database.primary
+
+    @property
+    def connection(self) -> Connection:
+        """An autocommit connection to the target for the main thread."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self.target)
+        return self._connection
+
+    @property
+    def lock(self) -> AdvisoryTableLock:
+        """The target table's lock, the same that an archive run takes, taken on first use.
+
+        Raises LockHeldError when another run has it.
+        """
+        if self._lock is None:
+            self._lock = acquire_table_lock(self.target, self.request.target)
+        return self._lock
+
+    def for_each(self, items: tuple[Source, ...], work: Callable[[Source], Result]) -> tuple[Result, ...]:
+        """Do `work` on every item with the session's worker threads, begun in the items' order; results in the same.
+
+        The first error stops the rest: queued items are not begun, running statements are cancelled.
+        """
+        return run_all(items, work, self.workers, self.stopping, self.connections.cancel_all)
+
+    def close(self) -> None:
+        """Give back connections and the lock. Safe to repeat."""
+        self.connections.close()
+        if self._connection is not None:
+            self._connection.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _workers(self) -> int:
+        wanted = self.settings.workers if self.settings and self.settings.workers else None
+        most = wanted or min(2 * (os.cpu_count() or 1), _MOST_WORKERS_UNASKED)
+        return max(1, min(most, self.database.connection_pool_size - _RESERVED_CONNECTIONS))
