@@ -6,7 +6,7 @@ from dataclasses import dataclass
 PRICES_AS_OF = "2025-06"
 DEFAULT_COMPRESSION_RATIO = 0.3
 OBJECTS_PER_BATCH = 3
-_BYTES_PER_GIB = 1 << 30
+BYTES_PER_GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ CLASS_PRICES = {
 
 def month_dollars(rows_bytes: float, storage_class: str) -> float:
     """Storage for one month of rows that weigh `rows_bytes` before compression."""
-    return rows_bytes * DEFAULT_COMPRESSION_RATIO / _BYTES_PER_GIB * CLASS_PRICES[storage_class].gib_month
+    return rows_bytes * DEFAULT_COMPRESSION_RATIO / BYTES_PER_GIB * CLASS_PRICES[storage_class].gib_month
 
 
 def write_dollars(batches: int, storage_class: str) -> float:

@@ -7,7 +7,7 @@ neither is still safe: keys are never shared by two attempts, and every data obj
 import base64
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,15 @@ from urllib3.exceptions import HTTPError
 
 from archiver_pipeline.config.effective import StoreSettings
 from archiver_pipeline.config.enums import AddressingStyle, Encryption, StorageClass
-from archiver_pipeline.domain.layout import COLD_CLASSES, StoredObject
+from archiver_pipeline.domain.layout import (
+    COLD_CLASSES,
+    RECEIPT_SUFFIX,
+    SUPERSEDED_SUFFIX,
+    StoredObject,
+    stem_of,
+)
+from archiver_pipeline.domain.restore import RetrievalTier
+from archiver_pipeline.domain.retrieval import RETRIEVAL_TERMS, RetrievalState, retrieval_state_of
 from archiver_pipeline.errors import (
     ArchiverError,
     NetworkError,
@@ -49,6 +57,7 @@ _ATTEMPTS = 5
 _PERMISSION_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken"})
 _MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
 _TRANSIENT_CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "503", "500"})
+_ETAG_OF_NOTHING = f'"{"0" * 32}"'
 _UNSUPPORTED_CODES = frozenset({"NotImplemented", "501"})
 
 
@@ -60,8 +69,16 @@ class ObjectMissingError(StoreError):
     """No object under that key."""
 
 
+class ObjectChangedError(StoreError):
+    """Somebody wrote, created or removed the object since it was read."""
+
+
 class ObjectColdError(StoreError):
     """The object is in a class that must be retrieved before it can be read."""
+
+
+class RetrievalUnderWayError(StoreError):
+    """The object is being retrieved already."""
 
 
 class S3Store:
@@ -70,6 +87,8 @@ class S3Store:
     def __init__(self, settings: StoreSettings, *, connections: int = 10) -> None:
         self.settings = settings
         self.creates_conditionally = True
+        self.replaces_conditionally: bool | None = None
+        """Whether the store refuses to replace an object that changed; None until the first replacement."""
         with self._errors("open"):
             self._client = _client(settings, connections)
 
@@ -95,9 +114,31 @@ class S3Store:
 
         Raises ObjectExistsError when it is there already.
         """
-        extra = self._write_options(cold_allowed=False) | {"ContentType": "application/json"}
-        extra.pop("StorageClass", None)
-        self._put(key, data, _base64_of_hex(hashlib.sha256(data).hexdigest()), extra)
+        self._put(key, data, _sha256_base64(data), self._document_options())
+
+    def read_versioned(self, key: str) -> tuple[bytes, str] | None:
+        """All bytes of a small object and the tag that names this version of it; None when there is no object."""
+        try:
+            with self._errors(key):
+                answer = self._client.get_object(Bucket=self.settings.bucket, Key=key)
+                with closing(answer["Body"]) as body:
+                    return body.read(), answer["ETag"]
+        except ObjectMissingError:
+            return None
+
+    def replace_document(self, key: str, data: bytes, *, etag: str | None) -> None:
+        """Write a small document over the version that was read, or create it when there was none (`etag` None).
+
+        Raises ObjectChangedError when somebody was faster, or when an earlier try of this very write was: read again.
+        Only stores that `replaces_conditionally` hold to that; after a write to any other, read back what is there.
+        """
+        try:
+            if etag is None:
+                self.put_document(key, data)
+            else:
+                self._put_over(key, data, etag)
+        except (ObjectExistsError, ObjectMissingError) as error:
+            raise ObjectChangedError(f"{key}: somebody wrote or removed it in between") from error
 
     def read_document(self, key: str) -> bytes:
         """All bytes of a small object. Raises ObjectMissingError when there is none."""
@@ -145,6 +186,37 @@ class S3Store:
         if stored != _base64_of_hex(sha256_hex):
             raise StoreError(f"{key}: the copy in {self.settings.storage_class} does not have the verified checksum")
 
+    def retrieval_state(self, key: str) -> RetrievalState:
+        """Whether an object can be read as the store says, by one HEAD.
+
+        Raises ObjectMissingError when there is none, StoreError when the answer is not understood.
+        """
+        with self._errors(key):
+            head = self._client.head_object(Bucket=self.settings.bucket, Key=key)
+        try:
+            return retrieval_state_of(head.get("StorageClass") or StorageClass.STANDARD.value, head.get("Restore"))
+        except ValueError as error:
+            raise StoreError(f"{key}: what the store says of its retrieval is not understood: {error}") from error
+
+    def start_retrieval(self, key: str, *, storage_class: str, days: int, tier: RetrievalTier) -> bool:
+        """Ask for a copy of a cold object that can be read for `days`, at least 1. False when one was under way.
+
+        Raises PreflightError before anything is asked when the class does not know the tier, ResourcesError when AWS
+        has no capacity for Expedited. Safe to repeat: a retrieval goes on as it was begun, a copy that is there
+        already is kept for `days` from now.
+        """
+        require_terms(storage_class, days=days, tier=tier)
+        try:
+            with self._errors(key):
+                self._client.restore_object(
+                    Bucket=self.settings.bucket,
+                    Key=key,
+                    RestoreRequest={"Days": days, "GlacierJobParameters": {"Tier": tier.value}},
+                )
+        except RetrievalUnderWayError:
+            return False
+        return True
+
     def require_bucket(self) -> None:
         """Raises StoreError when the bucket is missing, PermissionDeniedError when it may not be listed."""
         with self._errors(self.settings.bucket):
@@ -161,6 +233,22 @@ class S3Store:
             raise StoreError(f"{key} is not a probe's object")
         with self._errors(key):
             self._client.delete_object(Bucket=self.settings.bucket, Key=key)
+
+    def delete_superseded(self, data_key: str) -> None:
+        """Delete the data object of a void batch; its documents stay. No-op when it is gone already.
+
+        Looks itself, right before: raises StoreError unless the superseded mark lies beside the object and no receipt
+        does. A receipt would say that the object may be the only copy of its rows.
+        """
+        try:
+            stem = stem_of(data_key)
+        except ValueError as error:
+            raise StoreError(f"{data_key} is not a data object, so it is not deleted") from error
+        beside = {found.key for found in self.list_objects(f"{stem}.")}
+        if f"{stem}{SUPERSEDED_SUFFIX}" not in beside or f"{stem}{RECEIPT_SUFFIX}" in beside:
+            raise StoreError(f"{data_key} is not the object of a superseded batch, so it is not deleted")
+        with self._errors(data_key):
+            self._client.delete_object(Bucket=self.settings.bucket, Key=data_key)
 
     def _put(self, key: str, body: Any, sha256_base64: str, extra: dict[str, Any]) -> None:
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
@@ -185,6 +273,36 @@ class S3Store:
                 body.seek(0)
             self._put(key, body, sha256_base64, extra)
 
+    def _put_over(self, key: str, data: bytes, etag: str) -> None:
+        if self.replaces_conditionally is None and self._wrote_against_condition(key, data):
+            return
+        self._put_document_if(key, data, {"IfMatch": etag} if self.replaces_conditionally else {})
+
+    def _wrote_against_condition(self, key: str, data: bytes) -> bool:
+        """Find out whether the store heeds a condition, by a write whose condition no version meets; True when the
+        store did it all the same, which is no worse than the write that would have followed."""
+        try:
+            self._put_document_if(key, data, {"IfMatch": _ETAG_OF_NOTHING})
+        except (ObjectExistsError, ObjectMissingError):
+            self.replaces_conditionally = True
+            return False
+        except UnsupportedByStoreError:
+            self.replaces_conditionally = False
+            return False
+        self.replaces_conditionally = False
+        return True
+
+    def _put_document_if(self, key: str, data: bytes, condition: dict[str, Any]) -> None:
+        with self._errors(key):
+            self._client.put_object(
+                Bucket=self.settings.bucket,
+                Key=key,
+                Body=data,
+                ChecksumSHA256=_sha256_base64(data),
+                **condition,
+                **self._document_options(),
+            )
+
     def _put_parts(self, key: str, path: Path, extra: dict[str, Any]) -> None:
         """A multipart upload; each part carries its SHA-256. The key is unique, so looking first is enough."""
         self._refuse_existing(key)
@@ -202,6 +320,12 @@ class S3Store:
     def _refuse_existing(self, key: str) -> None:
         if any(found.key == key for found in self.list_objects(key)):
             raise ObjectExistsError(f"{key} is there already")
+
+    def _document_options(self) -> dict[str, Any]:
+        """Documents are always in STANDARD, so that they can be read at once."""
+        extra = self._write_options(cold_allowed=False) | {"ContentType": "application/json"}
+        extra.pop("StorageClass", None)
+        return extra
 
     def _write_options(self, *, cold_allowed: bool) -> dict[str, Any]:
         options: dict[str, Any] = {}
@@ -245,6 +369,18 @@ class UnsupportedByStoreError(StoreError):
     """The store does not know what was asked."""
 
 
+def require_terms(storage_class: str, *, days: int, tier: RetrievalTier) -> None:
+    """Raises PreflightError when objects of this class cannot be retrieved so."""
+    tiers = RETRIEVAL_TERMS.get(storage_class, {})
+    if tier not in tiers:
+        raise PreflightError(
+            f"objects in {storage_class} cannot be retrieved with tier {tier}",
+            hint=f"its tiers are {' and '.join(tiers)}" if tiers else "they are read without a retrieval",
+        )
+    if days < 1:
+        raise PreflightError(f"retrieved copies cannot stay for {days} days", hint="ask for 1 day or more")
+
+
 def _client(settings: StoreSettings, connections: int) -> "S3Client":
     style = AddressingStyle.PATH if settings.endpoint else AddressingStyle.AUTO
     chosen = settings.addressing_style if settings.addressing_style is not AddressingStyle.AUTO else style
@@ -274,6 +410,12 @@ _ANSWERS: tuple[tuple[frozenset[str], type[ArchiverError], str | None], ...] = (
         "somebody wrote it in between",
     ),
     (_MISSING_CODES, ObjectMissingError, None),
+    (frozenset({"RestoreAlreadyInProgress"}), RetrievalUnderWayError, None),
+    (
+        frozenset({"GlacierExpeditedRetrievalNotAvailable"}),
+        ResourcesError,
+        "take the retrieval tier Standard, or try again later",
+    ),
     (frozenset({"InvalidObjectState"}), ObjectColdError, "it must be retrieved before it can be read"),
     (_TRANSIENT_CODES, NetworkError, None),
     (_UNSUPPORTED_CODES, UnsupportedByStoreError, None),
@@ -290,6 +432,10 @@ def _translated_answer(error: ClientError, subject: str, bucket: str) -> Archive
         if code in codes:
             return kind(message, hint=hint)
     return StoreError(f"{message} ({code})")
+
+
+def _sha256_base64(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 def _base64_of_hex(digest: str) -> str:
