@@ -1,4 +1,4 @@
-"""Manifests, receipts, superseded marks and checkpoints as JSON.
+"""Manifests, receipts, superseded marks, protections, watermarks and checkpoints as JSON.
 
 Unknown fields, missing fields, wrong types and unknown format versions are refused: nothing is guessed about a
 document that decides whether rows may be deleted.
@@ -10,9 +10,12 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, Receipt, Superseded
+from archiver_pipeline.domain.protection import Protection, moment_of
+from archiver_pipeline.domain.watermark import WatermarkDocument
 from archiver_pipeline.errors import ManifestError
 
-Document = TypeVar("Document", Manifest, Receipt, Superseded)
+Document = TypeVar("Document", Manifest, Receipt, Superseded, Protection, WatermarkDocument)
+_MEND_WATERMARK = "mend the object, or remove it: then the next restore takes every archive again"
 _READABLE = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 
@@ -21,8 +24,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return orjson.dumps(manifest, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
 
 
-def encode_mark(document: Receipt | Superseded) -> bytes:
-    """A receipt or superseded mark as indented JSON."""
+def encode_mark(document: Receipt | Superseded | Protection) -> bytes:
+    """A receipt, superseded mark or protection as indented JSON."""
     return orjson.dumps(document, option=_READABLE)
 
 
@@ -39,6 +42,49 @@ def decode_document(kind: type[Document], data: bytes, *, key: str) -> Document:
             hint="use the version of archiver_pipeline that wrote it, or a newer one",
         )
     return _validated(kind, fields, key)
+
+
+def decode_protection(data: bytes, *, key: str) -> Protection:
+    """Read a protection. `key` names it in the error.
+
+    Raises ManifestError when it is not exactly one of this format version, or says no time or range.
+    """
+    protection = decode_document(Protection, data, key=key)
+    try:
+        _require_times(protection)
+    except ValueError as error:
+        raise ManifestError(f"{key} is not a valid protection: {error}") from error
+    return protection
+
+
+def encode_watermark(watermark: WatermarkDocument) -> bytes:
+    """A watermark as indented JSON: people may have to mend it."""
+    return orjson.dumps(watermark, option=_READABLE)
+
+
+def decode_watermark(data: bytes, *, key: str) -> WatermarkDocument:
+    """Read a watermark. `key` names it in the error.
+
+    Raises ManifestError when it is not exactly one of this format version, in every part: it is written again as a
+    whole, and what was not understood would be lost.
+    """
+    try:
+        watermark = decode_document(WatermarkDocument, data, key=key)
+        if orjson.loads(encode_watermark(watermark)) != orjson.loads(data):
+            raise ManifestError(f"{key} is not a valid watermark: parts of it are unknown or of another type")
+    except ManifestError as error:
+        raise ManifestError(error.message, hint=error.hint or _MEND_WATERMARK) from error
+    return watermark
+
+
+def _require_times(protection: Protection) -> None:
+    moment_of(protection.created_at)
+    moment_of(protection.ends_at)
+    if not protection.ranges:
+        raise ValueError("it has no ranges")
+    for one in protection.ranges:
+        if moment_of(one.start) >= moment_of(one.end):
+            raise ValueError(f"the range from {one.start} ends before it begins")
 
 
 def _parse(data: bytes, key: str) -> dict[str, Any]:
