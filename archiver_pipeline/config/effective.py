@@ -39,6 +39,7 @@ class TableSettings:
     timestamp_column: str
     primary_key: tuple[str, ...] | None
     retention_days: int
+    restore_protection_days: int
     batch_size: int
     sleep_between_batches_seconds: float
     connection_pool_size: int

@@ -82,6 +82,9 @@ class InheritedSettings(Section):
     """Keys valid under `defaults`, under a database and under a table: the innermost one written wins."""
 
     retention_days: Days | None = Field(None, description="Rows older than this many days are eligible.")
+    restore_protection_days: Annotated[Int, Field(ge=0, le=36_500)] | None = Field(
+        None, description="Days for which restored rows are not archived again, 0 for none. Default 30."
+    )
     batch_size: Annotated[Int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="Rows per batch. Default 10000."
     )
@@ -128,6 +131,7 @@ INHERITED = tuple(InheritedSettings.model_fields)
 BUILT_IN_DEFAULTS = MappingProxyType(
     {
         "retention_days": None,
+        "restore_protection_days": 30,
         "batch_size": 10_000,
         "sleep_between_batches": 2.0,
         "connection_pool_size": 10,

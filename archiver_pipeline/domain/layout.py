@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.windows import Window
@@ -13,7 +13,10 @@ from archiver_pipeline.domain.windows import Window
 DEFAULT_SCHEMA = "public"
 MANIFEST_SUFFIX = ".manifest.json"
 RECEIPT_SUFFIX = ".receipt.json"
+_PARTS_BELOW_TABLE = 4
 SUPERSEDED_SUFFIX = ".superseded.json"
+PROTECTION_SUFFIX = ".json"
+WATERMARK_FILE = ".restore_watermark.json"
 
 
 class DataFormat(StrEnum):
@@ -96,6 +99,27 @@ def listing_prefix(prefix: str, name: TableName) -> str:
     return table_prefix(prefix, name) + "year="
 
 
+def watermark_key(prefix: str, name: TableName) -> str:
+    """The key of the watermark of a source table: what was restored of it, into whatever target."""
+    return table_prefix(prefix, name) + WATERMARK_FILE
+
+
+def protections_prefix(prefix: str, name: TableName) -> str:
+    """What to list to find a table's protections. A table of this very name in a schema called like this table has its
+    objects below as well: `is_protection_key` tells them apart."""
+    return table_prefix(prefix, name) + ".protections/"
+
+
+def protection_key(prefix: str, name: TableName, protection_id: str) -> str:
+    return f"{protections_prefix(prefix, name)}{protection_id}{PROTECTION_SUFFIX}"
+
+
+def is_protection_key(prefix: str, name: TableName, key: str) -> bool:
+    """Whether a key of that listing is meant as a protection: whatever lies directly in the folder, if not hidden."""
+    file = key.removeprefix(protections_prefix(prefix, name))
+    return file != "" and "/" not in file and not file.startswith(".")
+
+
 def batch_stem(prefix: str, name: TableName, window: Window, batch_id: str) -> str:
     """The key of a batch's objects without their endings."""
     day = window.start.strftime("year=%Y/month=%m/day=%d")
@@ -112,6 +136,16 @@ def stem_of(key: str) -> str:
         if key.endswith(f".{data_format.value}"):
             return key.removesuffix(f".{data_format.value}")
     raise ValueError(f"{key!r} is not the key of a data object")
+
+
+def table_of_key(prefix: str, key: str) -> TableName:
+    """The table that a batch's object belongs to. Raises ValueError when the key is not one below `prefix`."""
+    root = f"{prefix}/" if prefix else ""
+    parts = key.removeprefix(root).split("/")
+    names = [unquote(part) for part in parts[:-_PARTS_BELOW_TABLE]]
+    if not key.startswith(root) or _FILE.match(key) is None or len(names) not in (2, 3):
+        raise ValueError(f"{key!r} is not the key of a batch's object below {prefix!r}")
+    return TableName(names[0], names[1] if len(names) == 3 else DEFAULT_SCHEMA, names[-1])
 
 
 def batch_stem_of(key: str) -> str:

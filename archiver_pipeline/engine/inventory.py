@@ -1,18 +1,25 @@
 """Looking, without changing anything: windows with eligible rows, and the archives of a table."""
 
 import heapq
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 
+from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.domain.layout import (
     RECEIPT_SUFFIX,
     BatchState,
     StoredBatch,
 )
 from archiver_pipeline.domain.manifest import Receipt
+from archiver_pipeline.domain.protection import (
+    Protection,
+    is_protected,
+    longest_protection,
+    protections_in_force,
+)
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.windows import (
     Window,
@@ -22,12 +29,17 @@ from archiver_pipeline.domain.windows import (
     next_start,
     start_of_day,
     window_containing,
+    window_starting,
 )
 from archiver_pipeline.engine.archived import list_stored, read_receipt
+from archiver_pipeline.engine.protection import read_protections, session_protections
 from archiver_pipeline.engine.session import ArchiveSession
-from archiver_pipeline.postgres.catalog import inspect_table
+from archiver_pipeline.engine.work import run_all
+from archiver_pipeline.errors import ManifestError
+from archiver_pipeline.postgres.catalog import inspect_table, table_name
 from archiver_pipeline.postgres.connection import source_errors
 from archiver_pipeline.postgres.eligible import oldest_eligible, source_clock
+from archiver_pipeline.storage.s3 import S3Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,19 @@ class DateRange:
 
 
 def eligible_windows(session: ArchiveSession, shape: TableShape, dates: DateRange) -> Iterator[Window]:
-    """Every window that lies wholly before the cutoff and holds a row, oldest first.
+    """Every window that lies wholly before the cutoff, holds a row and is not protected, oldest first.
+
+    Raises ManifestError when a protection cannot be read.
+    """
+    with source_errors(session.primary):
+        protections = session_protections(session)
+    for window in windows_with_rows(session, shape, dates):
+        if not is_protected(window, protections):
+            yield window
+
+
+def windows_with_rows(session: ArchiveSession, shape: TableShape, dates: DateRange) -> Iterator[Window]:
+    """Every window that lies wholly before the cutoff and holds a row, protected or not, oldest first.
 
     Costs one look at the timestamp's index per window that holds rows, none for empty ones.
     """
@@ -58,7 +82,8 @@ def eligible_windows(session: ArchiveSession, shape: TableShape, dates: DateRang
 def due_windows(session: ArchiveSession, shape: TableShape, dates: DateRange) -> Iterator[Window]:
     """Every eligible window, and those with a batch that an interrupted run left pending, oldest first.
 
-    After the last delete of a window committed, only its pending batch is left to say that a receipt is missing.
+    After the last delete of a window committed, only its pending batch is left to say that a receipt is missing. It is
+    settled although the window is protected: it holds row versions that were proved before any came back.
     """
     pending = sorted(_pending_windows(session, dates), key=_start)
     seen: set[Window] = set()
@@ -113,24 +138,71 @@ def _end_of_eligible(session: ArchiveSession, dates: DateRange) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedBatch:
-    """One batch as the store has it. The receipt is None unless the batch is receipted."""
+    """One batch as the store has it. The receipt is None unless the batch is receipted and receipts were read.
+
+    `protection` is the one that keeps restored rows of its window in the table for longest, None when none does.
+    """
 
     stored: StoredBatch
     receipt: Receipt | None
+    protection: Protection | None = None
 
 
-def list_archives(session: ArchiveSession) -> list[ArchivedBatch]:
-    """Every batch of the table in key order, with receipts read in parallel.
+def find_archives(
+    store: S3Store, settings: TableSettings, dates: DateRange, state: BatchState | None, now: datetime
+) -> list[ArchivedBatch]:
+    """The table's batches of windows that hold a day of `dates`, by the listing alone, in key order.
 
-    Raises StoreError or ManifestError when anything cannot be read: a part is never shown as the whole.
+    All states are taken when `state` is None; protections are those in force at `now`. The first window holds every
+    older day. Raises StoreError when a listing is not whole, ManifestError when a protection cannot be read.
     """
-    stored = list_stored(session.store, session.name)
-    with ThreadPoolExecutor(session.workers * 2) as threads:
-        receipts = list(threads.map(lambda batch: _receipt(session, batch), stored))
-    return [ArchivedBatch(batch, receipt) for batch, receipt in zip(stored, receipts, strict=True)]
+    name = table_name(settings)
+    protections = protections_in_force(read_protections(store, name), now)
+    found = []
+    for batch in list_stored(store, name):
+        window = _window_of_batch(settings, batch.window_key)
+        if (state is None or batch.state is state) and _holds_a_day(window, dates):
+            found.append(ArchivedBatch(batch, None, longest_protection(window, protections)))
+    return found
 
 
-def _receipt(session: ArchiveSession, batch: StoredBatch) -> Receipt | None:
-    if batch.state is not BatchState.receipted:
-        return None
-    return read_receipt(session.store, batch.stem + RECEIPT_SUFFIX)
+def read_receipts(
+    store: S3Store, found: Sequence[ArchivedBatch], threads: int, on_read: Callable[[], None] = lambda: None
+) -> list[ArchivedBatch]:
+    """The batches with the receipts of those that are receipted; `on_read` is called after each, from many threads.
+
+    The store should have a connection per thread. Raises StoreError or ManifestError, which names the receipt, when
+    one cannot be read: a part is never shown as the whole.
+    """
+
+    def read(batch: ArchivedBatch) -> ArchivedBatch:
+        if batch.stored.state is BatchState.receipted:
+            batch = replace(batch, receipt=_receipt(store, batch.stored))
+            on_read()
+        return batch
+
+    return list(run_all(tuple(found), read, threads, threading.Event(), cancel=lambda: None))
+
+
+def _receipt(store: S3Store, batch: StoredBatch) -> Receipt:
+    key = batch.stem + RECEIPT_SUFFIX
+    receipt = read_receipt(store, key)
+    if receipt.batch_id != batch.batch_id:
+        raise ManifestError(f"{key} is the receipt of another batch", hint="was it copied here?")
+    return receipt
+
+
+def _window_of_batch(settings: TableSettings, window_key: str) -> Window:
+    """The window that a key names. Its length is that of the configured unit, for a key of hours an hour."""
+    is_hour = len(window_key) > len("2026-01-31")
+    unit = WindowUnit.hour if is_hour else WindowUnit(settings.window)
+    unit = WindowUnit.day if unit is WindowUnit.hour and not is_hour else unit
+    start = floor_to_unit(unit, _moment_of(window_key))
+    return window_starting(unit, start, first=settings.first_window)
+
+
+def _holds_a_day(window: Window, dates: DateRange) -> bool:
+    ends_late_enough = dates.start is None or start_of_day(dates.start) < window.end
+    if dates.end is None or window.open_start:
+        return ends_late_enough
+    return ends_late_enough and window.start < start_of_day(dates.end) + timedelta(days=1)

@@ -7,8 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from archiver_pipeline.domain.batch import Plan, PlannedBatch, SettledBatch
+from archiver_pipeline.domain.protection import is_protected
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.windows import Window
+from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_table
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import timed_step
@@ -20,9 +22,10 @@ from archiver_pipeline.postgres.maintenance import table_bytes
 
 
 def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_rows: int | None = None) -> Plan:
-    """Lock the table, settle what a crash left behind, then plan the windows' eligible rows.
+    """Lock the table, settle what a crash left behind, then plan the eligible rows of windows that are not protected.
 
-    `limit_rows` is rounded up to whole batches. Raises LockHeldError, PreflightError or PermissionDeniedError.
+    `limit_rows` is rounded up to whole batches. Raises LockHeldError, PreflightError or PermissionDeniedError, and
+    ManifestError when a protection cannot be read.
     Safe to repeat: every call is a new attempt.
     """
     with timed_step(session, "plan", len(windows), 0) as watch:
@@ -48,10 +51,14 @@ def _plan_windows(
     settled: tuple[SettledBatch, ...],
 ) -> Plan:
     cutoff = cutoff_of(session)
+    # Under the lock: a restore that ended before has its protection in the store, and none can begin.
+    protections = session_protections(session)
     batches: list[PlannedBatch] = []
     eligible_rows, staged_bytes, planned_all = 0, 0.0, True
     rows_left = limit_rows if limit_rows is not None else math.inf
     for window in windows:
+        if is_protected(window, protections):
+            continue
         eligible = measure_eligible(session.connection, shape, window, cutoff)
         eligible_rows += eligible.rows
         room = (session.settings.max_staged_bytes - staged_bytes) / max(eligible.row_bytes, 1)
@@ -74,6 +81,7 @@ def _plan_windows(
         planned_all=planned_all,
         table_bytes_before=table_bytes(session.connection, shape.name),
         settled=settled,
+        protections=tuple(protections),
     )
 
 

@@ -1,13 +1,15 @@
 """Preview: what an archive would do. Reads only: takes no lock, writes nothing anywhere."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from archiver_pipeline.domain.prices import DEFAULT_COMPRESSION_RATIO, month_dollars, write_dollars
-from archiver_pipeline.domain.table import TableName
-from archiver_pipeline.engine.inventory import DateRange, eligible_windows
+from archiver_pipeline.domain.protection import longest_protection
+from archiver_pipeline.domain.table import TableName, TableShape
+from archiver_pipeline.engine.inventory import DateRange, windows_with_rows
 from archiver_pipeline.engine.plan import cutoff_of
+from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.catalog import inspect_table
 from archiver_pipeline.postgres.eligible import measure_eligible
@@ -26,12 +28,26 @@ class WindowPreview:
 
 
 @dataclass(frozen=True, slots=True)
+class ProtectedWindow:
+    """One window whose rows are old enough and stay. `until` is exclusive, UTC, ISO 8601; `reason` is for people."""
+
+    window_key: str
+    rows: int
+    until: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ArchivePreview:
-    """One table's plan in numbers. Dollars and seconds are estimates; `cutoff` is exclusive, UTC, ISO 8601."""
+    """One table's plan in numbers. Dollars and seconds are estimates; `cutoff` is exclusive, UTC, ISO 8601.
+
+    No number but their own counts what is in `protected` windows.
+    """
 
     table: TableName
     cutoff: str
     windows: tuple[WindowPreview, ...]
+    protected: tuple[ProtectedWindow, ...]
     storage_class: str
     warnings: tuple[str, ...]
     seconds: float
@@ -65,46 +81,40 @@ def preview_archive(session: ArchiveSession, dates: DateRange, *, limit_rows: in
     """Windows, rows, bytes, batches, cost and time of an archive that is not made."""
     shape = inspect_table(session.connection, session.settings)
     cutoff = cutoff_of(session)
-    measured = (
-        (window, measure_eligible(session.connection, shape, window, cutoff))
-        for window in eligible_windows(session, shape, dates)
-    )
-    windows = tuple(
-        _limited(
-            (
-                WindowPreview(
-                    window.key,
-                    eligible.rows,
-                    int(eligible.rows * eligible.row_bytes),
-                    _batches(session, eligible.rows),
-                )
-                for window, eligible in measured
-            ),
-            limit_rows,
-        )
-    )
+    windows, protected = _look(session, shape, dates, cutoff, limit_rows)
     rows, batches = sum(window.rows for window in windows), sum(window.batches for window in windows)
     return ArchivePreview(
         table=session.name,
         cutoff=cutoff.isoformat(),
-        windows=windows,
+        windows=tuple(windows),
+        protected=tuple(protected),
         storage_class=session.store_settings.storage_class.value,
         warnings=shape.warnings,
         seconds=rows / _ASSUMED_ROWS_PER_SECOND + _pauses(session, batches),
     )
 
 
+def _look(
+    session: ArchiveSession, shape: TableShape, dates: DateRange, cutoff: datetime, limit_rows: int | None
+) -> tuple[list[WindowPreview], list[ProtectedWindow]]:
+    """What would be archived until `limit_rows` are reached, and what is protected among it."""
+    protections = session_protections(session)
+    windows: list[WindowPreview] = []
+    protected: list[ProtectedWindow] = []
+    for window in windows_with_rows(session, shape, dates):
+        if limit_rows is not None and sum(taken.rows for taken in windows) >= limit_rows:
+            break
+        eligible = measure_eligible(session.connection, shape, window, cutoff)
+        if protection := longest_protection(window, protections):
+            protected.append(ProtectedWindow(window.key, eligible.rows, protection.ends_at, str(protection)))
+        else:
+            size_bytes, batches = int(eligible.rows * eligible.row_bytes), _batches(session, eligible.rows)
+            windows.append(WindowPreview(window.key, eligible.rows, size_bytes, batches))
+    return windows, protected
+
+
 def _batches(session: ArchiveSession, rows: int) -> int:
     return math.ceil(rows / session.settings.batch_size)
-
-
-def _limited(windows: Iterator[WindowPreview], limit_rows: int | None) -> Iterator[WindowPreview]:
-    taken = 0
-    for window in windows:
-        if limit_rows is not None and taken >= limit_rows:
-            return
-        taken += window.rows
-        yield window
 
 
 def _pauses(session: ArchiveSession, batches: int) -> float:

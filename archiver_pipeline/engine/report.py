@@ -1,10 +1,12 @@
 """Report: give the space back, and say what happened in numbers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from archiver_pipeline.config.enums import VacuumStrategy
 from archiver_pipeline.domain.batch import Deletion, Outcome, SettledBatch
+from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.session import ArchiveSession
@@ -20,7 +22,10 @@ _REASONS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class WindowReport:
-    """What happened to one window. `remaining_rows` counts no further than REMAINING_COUNTED_ROWS."""
+    """What happened to one window. `remaining_rows` counts no further than REMAINING_COUNTED_ROWS.
+
+    `protected_until` is when the last protection of the window ends, UTC, ISO 8601; None when it has none.
+    """
 
     window_key: str
     rows: int
@@ -33,6 +38,7 @@ class WindowReport:
     reasons: tuple[str, ...]
     remaining_rows: int
     keys: tuple[str, ...]
+    protected_until: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +74,13 @@ class ArchiveReport:
 
     @property
     def left_behind_rows(self) -> int:
-        """Rows that are still eligible although this attempt saw or could have seen them."""
-        return sum(window.remaining_rows for window in self.windows)
+        """Rows that are still eligible although this attempt saw or could have seen them, without protected ones."""
+        return sum(window.remaining_rows for window in self.windows if window.protected_until is None)
+
+    @property
+    def protected_rows(self) -> int:
+        """Rows that are old enough and stay on purpose: they are in windows that a restore protected."""
+        return sum(window.remaining_rows for window in self.windows if window.protected_until is not None)
 
     @property
     def total_seconds(self) -> float:
@@ -77,13 +88,22 @@ class ArchiveReport:
 
     @property
     def stopped_reason(self) -> str:
-        """Why eligible rows remain; empty when none does."""
+        """Why eligible rows remain, protected ones included; empty when none does."""
+        return "; ".join(reason for reason in (self.left_behind_reason, self.protected_reason) if reason)
+
+    @property
+    def left_behind_reason(self) -> str:
+        """Why rows were left behind; empty when none was."""
         if not self.left_behind_rows:
             return ""
         if self.truncated:
             return "staging or row limit reached"
-        reasons = dict.fromkeys(reason for window in self.windows for reason in window.reasons)
-        return "; ".join(list(reasons)[:_REASONS_SHOWN]) or "rows arrived late"
+        return _reasons(window for window in self.windows if window.protected_until is None) or "rows arrived late"
+
+    @property
+    def protected_reason(self) -> str:
+        """Until when rows are protected; empty when none is."""
+        return _reasons(window for window in self.windows if window.protected_until and window.remaining_rows)
 
 
 def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport:
@@ -114,6 +134,11 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
     return report
 
 
+def _reasons(windows: Iterable[WindowReport]) -> str:
+    reasons = dict.fromkeys(reason for window in windows for reason in window.reasons)
+    return "; ".join(list(reasons)[:_REASONS_SHOWN])
+
+
 def _vacuum(session: ArchiveSession, deletion: Deletion) -> str:
     """What was done, in a word."""
     strategy = VacuumStrategy(session.settings.vacuum_strategy)
@@ -134,6 +159,8 @@ def _window_report(session: ArchiveSession, deletion: Deletion, window: Window) 
     own = [batch for batch in deletion.batches if batch.window_key == window.key]
     done = [batch for batch in own if batch.outcome is not Outcome.superseded]
     void = [batch for batch in own if batch.outcome is Outcome.superseded]
+    protection = longest_protection(window, deletion.protections)
+    reasons = [batch.reason for batch in void] if protection is None else [str(protection)]
     return WindowReport(
         window_key=window.key,
         rows=sum(batch.rows for batch in done),
@@ -143,9 +170,10 @@ def _window_report(session: ArchiveSession, deletion: Deletion, window: Window) 
         superseded_batches=len(void),
         changed_rows=sum(batch.changed_rows for batch in void),
         locked_rows=sum(batch.locked_rows for batch in void),
-        reasons=tuple(dict.fromkeys(batch.reason for batch in void)),
+        reasons=tuple(dict.fromkeys(reasons)),
         remaining_rows=count_up_to(session.connection, plan.shape, window, plan.cutoff, REMAINING_COUNTED_ROWS),
         keys=tuple(batch.key for batch in done),
+        protected_until=protection.ends_at if protection else None,
     )
 
 

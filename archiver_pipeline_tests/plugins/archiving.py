@@ -109,6 +109,7 @@ class Archiving:
             timestamp_column="created_at",
             primary_key=None,
             retention_days=RETENTION_DAYS,
+            restore_protection_days=30,
             batch_size=10,
             sleep_between_batches_seconds=0,
             connection_pool_size=6,
