@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+from archiver_pipeline.domain.protection import Protection
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.windows import Window
 
@@ -32,7 +33,7 @@ class Plan:
 
     `cutoff` is exclusive, UTC, by the source's clock. `lock_token` names the lock session under which the plan was
     made: as long as it is held, no other archiver can have taken the same rows. `planned_all` is False when the
-    staging limit cut the plan short.
+    staging limit cut the plan short. Windows that `protections`, those in force, reach into have no batches.
     """
 
     attempt_id: str
@@ -47,6 +48,7 @@ class Plan:
     planned_all: bool
     table_bytes_before: int
     settled: tuple["SettledBatch", ...] = ()
+    protections: tuple[Protection, ...] = ()
     seconds: float = 0.0
 
 
@@ -177,8 +179,12 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """How every batch of a plan ended, the ones settled for an earlier crash included."""
+    """How every batch of a plan ended, the ones settled for an earlier crash included.
+
+    `protections` were in force when the deletes began: those of the plan, unless its lock was given up in between.
+    """
 
     verification: Verification
     batches: tuple[SettledBatch, ...]
     seconds: float
+    protections: tuple[Protection, ...] = ()

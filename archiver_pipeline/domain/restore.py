@@ -28,7 +28,8 @@ class SchemaStrategy(StrEnum):
     strict = "strict"
     """The object is refused with a diff."""
     lenient = "lenient"
-    """Columns are mapped by name; missing ones take defaults; archived ones without a home and lossy casts refuse."""
+    """Columns are mapped by name: missing ones take defaults, archived ones without a home are left out and told, and
+    a cast that would lose something refuses the object."""
 
 
 class RetrievalTier(StrEnum):
@@ -44,8 +45,8 @@ class RestoreRequest:
     """Which archives of `source` go into `target`.
 
     `target.database` is the id of a configured database. `data_key` names one object; without it all archives are
-    taken whose rows may lie between the days `start` and `end` (UTC, both inclusive, None is open). Rows outside the
-    days, or for which `where` is not true, are left out.
+    taken whose rows may lie between the days `start` and `end` (UTC, both inclusive, None is open), and of these only
+    the ones in `only_keys` unless it is empty. Rows outside the days, or for which `where` is not true, are left out.
     """
 
     source: TableName
@@ -63,6 +64,8 @@ class RestoreRequest:
     retrieval_tier: RetrievalTier = RetrievalTier.Standard
     retrieval_days: int = 7
     """Days for which a cold object stays readable after its retrieval."""
+    only_keys: tuple[str, ...] = ()
+    """Keys of data objects: what an earlier restore of the same request had to wait for."""
 
     @property
     def takes_parts(self) -> bool:

@@ -29,6 +29,14 @@ class TimestampType(StrEnum):
     timestamptz = "timestamp with time zone"
 
 
+def timestamp_type_of(type_name: str) -> TimestampType | None:
+    """The kind of time a type holds; a precision such as timestamp(3) makes no difference."""
+    plain = (
+        type_name.split("(", maxsplit=1)[0] + type_name.rsplit(")", maxsplit=1)[-1] if "(" in type_name else type_name
+    )
+    return next((kind for kind in TimestampType if kind.value == plain), None)
+
+
 @dataclass(frozen=True, slots=True)
 class TableName:
     """A table's full name. `database` is the id used in the store's keys."""

@@ -8,12 +8,12 @@ from typing import IO
 import pyarrow as pa
 
 from archiver_pipeline.codec.documents import decode_document
-from archiver_pipeline.codec.hashing import BLOCK_BYTES, Sha256Counter
+from archiver_pipeline.codec.hashing import BLOCK_BYTES, Sha256Counter, sha256_hex
 from archiver_pipeline.codec.jsonl import decode_jsonl, whole_lines
 from archiver_pipeline.codec.parquet import read_parquet_columns
 from archiver_pipeline.codec.rows import KeyReader, key_schema
 from archiver_pipeline.codec.versions import XMIN, expand_xmin_runs
-from archiver_pipeline.domain.layout import DataFormat, StoredBatch, group_batches, listing_prefix
+from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, DataFormat, StoredBatch, group_batches, listing_prefix
 from archiver_pipeline.domain.manifest import Manifest, Receipt, Superseded
 from archiver_pipeline.domain.table import INTEGER_TYPES, KeyColumn, TableName
 from archiver_pipeline.errors import ManifestError, VerificationError
@@ -37,6 +37,15 @@ def read_receipt(store: S3Store, key: str) -> Receipt:
     return decode_document(Receipt, store.read_document(key), key=key)
 
 
+def read_receipted_manifest(store: S3Store, stem: str, receipt: Receipt) -> Manifest:
+    """The very manifest that the receipt was written for. Raises ManifestError when it is another one."""
+    key = stem + MANIFEST_SUFFIX
+    data = store.read_document(key)
+    if sha256_hex(data) != receipt.manifest_sha256:
+        raise ManifestError(f"{key} is not the manifest that the receipt was written for")
+    return decode_document(Manifest, data, key=key)
+
+
 def read_superseded(store: S3Store, key: str) -> Superseded:
     """Raises ManifestError when it is not a mark this version knows, ObjectMissingError when it is not there."""
     return decode_document(Superseded, store.read_document(key), key=key)
@@ -57,10 +66,10 @@ def keys_of_manifest(manifest: Manifest) -> pa.Table:
         raise ManifestError(f"{manifest.data_key}: the manifest's xmin_runs are not pairs")
     if any(sum(run[1] for run in manifest.xmin_runs) != len(values) for values in manifest.keys):
         raise ManifestError(f"{manifest.data_key}: the manifest's xmin_runs do not cover its keys")
-    xmins = expand_xmin_runs(manifest.xmin_runs)
     try:
+        xmins = expand_xmin_runs(manifest.xmin_runs)
         columns = [pa.array(values, field.type) for values, field in zip(manifest.keys, key_schema(key), strict=True)]
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError) as error:
         raise ManifestError(f"{manifest.data_key}: the manifest's keys do not fit the types of its columns") from error
     if any(len(column) != manifest.rows for column in [xmins, *columns]):
         raise ManifestError(f"{manifest.data_key}: the manifest does not hold {manifest.rows} keys")

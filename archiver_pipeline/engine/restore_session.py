@@ -13,9 +13,11 @@ from archiver_pipeline.config.effective import (
     TableSettings,
     WatermarkSettings,
 )
-from archiver_pipeline.domain.restore import RestoreRequest
+from archiver_pipeline.domain.restore import RestoredObject, RestoreRequest
+from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.engine.pool import Pool
 from archiver_pipeline.engine.progress import Progress, SilentProgress
+from archiver_pipeline.engine.watermark import Watermark
 from archiver_pipeline.engine.work import run_all
 from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, acquire_table_lock
 from archiver_pipeline.postgres.connection import Connection, connect
@@ -51,6 +53,14 @@ class RestoreSession:
         self.connections: Pool[Connection] = Pool(lambda: connect(self.target))
         self._connection: Connection | None = None
         self._lock: AdvisoryTableLock | None = None
+        self.watermark: Watermark | None = None
+        self.restored: dict[str, RestoredObject] = {}
+        """What this session has restored, by batch id: a second try after an error leaves these objects alone."""
+
+    @property
+    def name(self) -> TableName:
+        """The table that the session works on."""
+        return self.request.target
 
     @property
     def target(self) -> SourceSettings:

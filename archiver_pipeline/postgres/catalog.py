@@ -9,7 +9,15 @@ from psycopg import sql
 
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.domain.layout import DataFormat
-from archiver_pipeline.domain.table import INTEGER_TYPES, Column, KeyColumn, TableName, TableShape, TimestampType
+from archiver_pipeline.domain.table import (
+    INTEGER_TYPES,
+    Column,
+    KeyColumn,
+    TableName,
+    TableShape,
+    TimestampType,
+    timestamp_type_of,
+)
 from archiver_pipeline.errors import PermissionDeniedError, PreflightError
 from archiver_pipeline.postgres.connection import Connection, fetch_one
 from archiver_pipeline.postgres.rendering import rendering_of
@@ -42,13 +50,13 @@ def inspect_table(connection: Connection, settings: TableSettings) -> TableShape
     has no usable timestamp column or unique key, has foreign keys that would delete elsewhere, or privileges lack.
     """
     name = table_name(settings)
-    _require_version(connection)
-    relation = _require_relation(connection, name)
+    require_version(connection)
+    relation = require_relation(connection, name)
     _require_privileges(connection, name, relation)
     attributes = _attributes(connection, relation)
     timestamp_type = _require_timestamp(name, attributes, settings)
     key = _require_key(connection, name, relation, attributes, settings)
-    _refuse_row_security(connection, name, relation)
+    refuse_row_security(connection, name, relation)
     _refuse_cascades(connection, name, relation)
     return TableShape(
         name=name,
@@ -102,7 +110,8 @@ def has_index_on(connection: Connection, name: TableName, column: str) -> bool:
     return bool(found)
 
 
-def _require_version(connection: Connection) -> None:
+def require_version(connection: Connection) -> None:
+    """Raises PreflightError when the server is too old, or keeps text whose characters it does not know."""
     version = server_version(connection)
     if version < MINIMUM_VERSION:
         raise PreflightError(f"PostgreSQL {version // 10000} is too old", hint="11 or newer is needed")
@@ -115,14 +124,17 @@ def _require_version(connection: Connection) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Relation:
+class Relation:
+    """A table in the catalog. `kind` is `r` for an ordinary table, `p` for a partitioned one."""
+
     oid: int
     kind: str
     access_method: str
     has_children: bool
 
 
-def _require_relation(connection: Connection, name: TableName) -> _Relation:
+def require_relation(connection: Connection, name: TableName) -> Relation:
+    """The table in the catalog. Raises PreflightError when it is missing or no plain heap table."""
     row = connection.execute(
         "SELECT c.oid::int8, c.relkind::text, coalesce(am.amname::text, 'heap'),"
         " EXISTS (SELECT 1 FROM pg_catalog.pg_inherits WHERE inhparent = c.oid)"
@@ -132,7 +144,7 @@ def _require_relation(connection: Connection, name: TableName) -> _Relation:
     ).fetchone()
     if row is None:
         raise PreflightError(f"{name}: there is no such table", hint=_similar_tables(connection, name))
-    relation = _Relation(*row)
+    relation = Relation(*row)
     if relation.kind not in ORDINARY_KINDS:
         raise PreflightError(f"{name} is not an ordinary table", hint="views and foreign tables cannot be archived")
     if relation.access_method != "heap":
@@ -159,8 +171,8 @@ def _similar_tables(connection: Connection, name: TableName) -> str:
     return f"tables with similar names: {found}" if found else "check schema and name; both are case-sensitive"
 
 
-def _require_privileges(connection: Connection, name: TableName, relation: _Relation) -> None:
-    missing = [privilege for privilege in _PRIVILEGES if not _has_privilege(connection, relation, privilege)]
+def _require_privileges(connection: Connection, name: TableName, relation: Relation) -> None:
+    missing = [privilege for privilege in _PRIVILEGES if not has_privilege(connection, relation, privilege)]
     (usage, temporary) = fetch_one(
         connection,
         sql.SQL(
@@ -169,24 +181,25 @@ def _require_privileges(connection: Connection, name: TableName, relation: _Rela
         ),
         (name.schema,),
     )
-    table, schema = _quoted(name.schema, name.table), _quoted(name.schema)
+    table, schema = quoted(name.schema, name.table), quoted(name.schema)
     grants = [f"GRANT {', '.join(missing)} ON {table}"] if missing else []
     grants += [] if usage else [f"GRANT USAGE ON SCHEMA {schema}"]
-    grants += [] if temporary else [f"GRANT TEMPORARY ON DATABASE {_quoted(connection.info.dbname)}"]
+    grants += [] if temporary else [f"GRANT TEMPORARY ON DATABASE {quoted(connection.info.dbname)}"]
     if grants:
         (user,) = fetch_one(connection, sql.SQL("SELECT current_user"))
         raise PermissionDeniedError(
             f"{name}: user {user} may not do everything an archive needs",
-            hint="; ".join(f"{grant} TO {_quoted(user)}" for grant in grants),
+            hint="; ".join(f"{grant} TO {quoted(user)}" for grant in grants),
         )
 
 
-def _quoted(*names: str) -> str:
+def quoted(*names: str) -> str:
     """An identifier to be pasted into psql."""
     return sql.Identifier(*names).as_string()
 
 
-def _has_privilege(connection: Connection, relation: _Relation, privilege: str) -> bool:
+def has_privilege(connection: Connection, relation: Relation, privilege: str) -> bool:
+    """Whether the connected user has this privilege on the table."""
     (has,) = fetch_one(
         connection,
         sql.SQL("SELECT pg_catalog.has_table_privilege(%s::pg_catalog.oid, %s)"),
@@ -195,7 +208,7 @@ def _has_privilege(connection: Connection, relation: _Relation, privilege: str) 
     return bool(has)
 
 
-def _attributes(connection: Connection, relation: _Relation) -> dict[str, _Attribute]:
+def _attributes(connection: Connection, relation: Relation) -> dict[str, _Attribute]:
     """The live columns in table order. Domains are followed down to their base type."""
     rows = connection.execute(
         "WITH RECURSIVE base(attnum, oid, typmod, depth) AS ("
@@ -234,12 +247,12 @@ def _columns(attributes: dict[str, _Attribute], key: Sequence[str], data_format:
 def _require_timestamp(name: TableName, attributes: dict[str, _Attribute], settings: TableSettings) -> TimestampType:
     attribute = attributes.get(settings.timestamp_column)
     if attribute is None:
-        times = [a.name for a in attributes.values() if _timestamp_type(a.type) is not None]
+        times = [a.name for a in attributes.values() if timestamp_type_of(a.type) is not None]
         raise PreflightError(
             f"{name} has no column {settings.timestamp_column!r}",
             hint=f"columns that hold a time: {', '.join(times) or 'none'}",
         )
-    found = _timestamp_type(attribute.type)
+    found = timestamp_type_of(attribute.type)
     if found is None:
         raise PreflightError(
             f"{name}: timestamp_column {attribute.name!r} has type {attribute.type}",
@@ -250,23 +263,15 @@ def _require_timestamp(name: TableName, attributes: dict[str, _Attribute], setti
     return found
 
 
-def _timestamp_type(type_name: str) -> TimestampType | None:
-    """The kind of time a type holds; a precision such as timestamp(3) makes no difference."""
-    plain = (
-        type_name.split("(", maxsplit=1)[0] + type_name.rsplit(")", maxsplit=1)[-1] if "(" in type_name else type_name
-    )
-    return next((kind for kind in TimestampType if kind.value == plain), None)
-
-
 def _require_key(
     connection: Connection,
     name: TableName,
-    relation: _Relation,
+    relation: Relation,
     attributes: dict[str, _Attribute],
     settings: TableSettings,
 ) -> tuple[str, ...]:
     """The configured key, or the primary key. It must cover a unique index that holds at every instant."""
-    indexes = _unique_indexes(connection, relation)
+    indexes = unique_indexes(connection, relation)
     if settings.primary_key is None:
         primary = next((columns for columns, is_primary in indexes if is_primary), None)
         if primary is None:
@@ -311,7 +316,7 @@ def _key_hint(indexes: list[tuple[tuple[str, ...], bool]]) -> str:
     return f"unique and not null are: {found}; set primary_key to one of them"
 
 
-def _unique_indexes(connection: Connection, relation: _Relation) -> list[tuple[tuple[str, ...], bool]]:
+def unique_indexes(connection: Connection, relation: Relation) -> list[tuple[tuple[str, ...], bool]]:
     """Column names of every immediate, valid, whole unique index over NOT NULL columns, and whether it is primary."""
     rows = connection.execute(
         "SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.position), i.indisprimary FROM pg_catalog.pg_index i"
@@ -326,7 +331,8 @@ def _unique_indexes(connection: Connection, relation: _Relation) -> list[tuple[t
     return [(tuple(columns), bool(is_primary)) for columns, is_primary in rows]
 
 
-def _refuse_row_security(connection: Connection, name: TableName, relation: _Relation) -> None:
+def refuse_row_security(connection: Connection, name: TableName, relation: Relation) -> None:
+    """Raises PreflightError when policies apply to the connected user."""
     active = _flag(connection, "SELECT pg_catalog.row_security_active(%s::pg_catalog.oid)", relation.oid)
     if active:
         raise PreflightError(
@@ -340,7 +346,7 @@ def _flag(connection: Connection, query: Any, oid: int) -> bool:
     return bool(value)
 
 
-def _refuse_cascades(connection: Connection, name: TableName, relation: _Relation) -> None:
+def _refuse_cascades(connection: Connection, name: TableName, relation: Relation) -> None:
     rows = connection.execute(
         "SELECT conname::text, conrelid::pg_catalog.regclass::text, confdeltype::text FROM pg_catalog.pg_constraint"
         " WHERE confrelid = %s::pg_catalog.oid AND contype = 'f' AND confdeltype IN ('c', 'n', 'd') ORDER BY 1",
@@ -357,7 +363,7 @@ def _refuse_cascades(connection: Connection, name: TableName, relation: _Relatio
 def _warnings(
     connection: Connection,
     name: TableName,
-    relation: _Relation,
+    relation: Relation,
     settings: TableSettings,
     attributes: dict[str, _Attribute],
 ) -> list[str]:
@@ -392,7 +398,7 @@ def _null_timestamps(connection: Connection, name: TableName, settings: TableSet
     return str(rows) if rows else ""
 
 
-def _delete_triggers(connection: Connection, relation: _Relation) -> list[str]:
+def _delete_triggers(connection: Connection, relation: Relation) -> list[str]:
     rows = connection.execute(
         "SELECT tgname::text FROM pg_catalog.pg_trigger WHERE tgrelid = %s::pg_catalog.oid AND NOT tgisinternal"
         " AND tgenabled <> 'D' AND tgtype & 8 <> 0 ORDER BY 1",

@@ -43,6 +43,7 @@ _SQLSTATE_NETWORK = ("08", "57P01", "57P02", "57P03", "40001", "40P01")
 _SQLSTATE_REFUSED = ("23", "P0001")
 _SQLSTATE_LOCKED = ("55P03",)
 _SQLSTATE_RESOURCES = ("53",)
+_SQLSTATE_DATA = "22"
 _SQLSTATE_PERMISSION = ("42501", "28")
 
 
@@ -109,6 +110,9 @@ def source_errors(source: SourceSettings) -> Iterator[None]:
 def translated(error: psycopg.Error, source: SourceSettings) -> ArchiverError:
     """The error of ours for a driver's error."""
     message = error.diag.message_primary or str(error).strip().splitlines()[0]
+    if (error.sqlstate or "").startswith(_SQLSTATE_DATA):
+        # Such messages end with the value that does not fit.
+        message = message.split(': "')[0]
     place = f"{source.host}:{source.port}/{source.dbname}"
     return error_of_sqlstate(error.sqlstate, f"{place}: {message}")
 

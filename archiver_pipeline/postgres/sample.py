@@ -6,7 +6,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from archiver_pipeline.codec.versions import XMIN
-from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.domain.table import KeyColumn, TableShape
 from archiver_pipeline.postgres.connection import Connection
 from archiver_pipeline.postgres.eligible import ALIAS, table_reference, typed_literal
 from archiver_pipeline.postgres.rendering import rendered_columns, row_alias
@@ -24,26 +24,32 @@ def fetch_live_rows(connection: Connection, shape: TableShape, versions: pa.Tabl
         " CROSS JOIN LATERAL (SELECT {columns}) AS {alias}"
     ).format(
         alias=alias,
-        values=sql.SQL(", ").join(_wanted(shape, versions)),
-        names=sql.SQL(", ").join(map(sql.Identifier, ["position", "row_xmin", *_key_names(shape)])),
+        values=sql.SQL(", ").join(version_literals(shape.key, versions)),
+        names=sql.SQL(", ").join(map(sql.Identifier, version_names(shape.key))),
         table=table_reference(shape.name),
         table_alias=ALIAS,
-        match=_match(shape),
+        match=match_versions(shape.key),
         columns=rendered_columns(shape.columns, ALIAS),
     )
     found: dict[int, str] = dict(connection.execute(query).fetchall())
     return [found.get(position) for position in range(versions.num_rows)]
 
 
-def _wanted(shape: TableShape, versions: pa.Table) -> Sequence[sql.Composed]:
-    rows = versions.select([XMIN, *(part.name for part in shape.key)]).to_pylist()
+def version_names(key: Sequence[KeyColumn]) -> list[str]:
+    """The column names of `version_literals`."""
+    return ["position", "row_xmin", *_key_names(key)]
+
+
+def version_literals(key: Sequence[KeyColumn], versions: pa.Table) -> Sequence[sql.Composed]:
+    """Row versions as rows of a VALUES list: position, xmin, key. The key's types must come from the catalog."""
+    rows = versions.select([XMIN, *(part.name for part in key)]).to_pylist()
     return [
         sql.SQL("({})").format(
             sql.SQL(", ").join(
                 [
                     sql.Literal(position),
                     typed_literal(str(row[XMIN]), "pg_catalog.xid"),
-                    *(typed_literal(str(row[part.name]), part.type) for part in shape.key),
+                    *(typed_literal(str(row[part.name]), part.type) for part in key),
                 ]
             )
         )
@@ -51,12 +57,13 @@ def _wanted(shape: TableShape, versions: pa.Table) -> Sequence[sql.Composed]:
     ]
 
 
-def _match(shape: TableShape) -> sql.Composed:
+def match_versions(key: Sequence[KeyColumn]) -> sql.Composed:
+    """The condition that a row of the table is the very version `wanted`."""
     parts = [sql.SQL("{}.xmin = wanted.row_xmin").format(ALIAS)]
-    for part, name in zip(shape.key, _key_names(shape), strict=True):
+    for part, name in zip(key, _key_names(key), strict=True):
         parts.append(sql.SQL("{}.{} = wanted.{}").format(ALIAS, sql.Identifier(part.name), sql.Identifier(name)))
     return sql.SQL(" AND ").join(parts)
 
 
-def _key_names(shape: TableShape) -> list[str]:
-    return [f"key_{position}" for position in range(len(shape.key))]
+def _key_names(key: Sequence[KeyColumn]) -> list[str]:
+    return [f"key_{position}" for position in range(len(key))]

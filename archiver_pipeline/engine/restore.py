@@ -1,0 +1,319 @@
+"""The whole restore of some archives into one table, as a paragraph. The mirror of `archive`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from time import perf_counter
+from typing import IO
+
+from archiver_pipeline.codec.jsonl import decode_jsonl
+from archiver_pipeline.codec.parquet import decode_parquet
+from archiver_pipeline.codec.predicates import parse_predicate
+from archiver_pipeline.domain.drift import Drift
+from archiver_pipeline.domain.layout import DataFormat
+from archiver_pipeline.domain.manifest import Manifest
+from archiver_pipeline.domain.restore import (
+    Archive,
+    ConflictStrategy,
+    RestoredObject,
+    RestoreOutcome,
+    RestoreReport,
+)
+from archiver_pipeline.domain.table import timestamp_type_of
+from archiver_pipeline.domain.watermark import RestoredBatch
+from archiver_pipeline.engine.archived import blocks_of, proved_object, read_receipted_manifest
+from archiver_pipeline.engine.protection import build_protection, record_protection
+from archiver_pipeline.engine.restore_session import RestoreSession
+from archiver_pipeline.engine.selection import Selection, moment_of_text, select_archives, watermark_of
+from archiver_pipeline.engine.turns import Turns
+from archiver_pipeline.engine.watermark import Watermark
+from archiver_pipeline.errors import (
+    ManifestError,
+    PermissionDeniedError,
+    PreflightError,
+    SourceError,
+    StoreError,
+    VerificationError,
+)
+from archiver_pipeline.postgres.connection import Connection, source_errors
+from archiver_pipeline.postgres.copy_in import MergedRows, RowFilter, merge_rows, stage_columns, stage_lines
+from archiver_pipeline.postgres.eligible import source_clock
+from archiver_pipeline.postgres.landing import Landing, SchemaDriftError, plan_landing
+from archiver_pipeline.postgres.sequences import advance_sequences
+from archiver_pipeline.postgres.target import TargetShape, inspect_target
+
+_OWN_ERRORS = (VerificationError, ManifestError, SourceError, StoreError, SchemaDriftError)
+"""Errors of one object: it is left out whole and the others go on. All other errors stop the restore."""
+_NO_TIME = datetime.min.replace(tzinfo=UTC)
+_LAST_DAY = datetime.max.replace(tzinfo=UTC) - timedelta(days=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """What became of a selection's archives, in its order."""
+
+    selection: Selection
+    objects: tuple[RestoredObject, ...]
+    protected_until: datetime | None
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePreview:
+    """What a restore would do: its selection, how columns changed since, and why objects would be refused."""
+
+    selection: Selection
+    drifts: tuple[Drift, ...]
+    problems: tuple[str, ...]
+
+
+def preview_restore(session: RestoreSession) -> RestorePreview:
+    """Select without starting anything, and hold every readable archive's columns against the target's."""
+    selection = select_archives(session, dry_run=True)
+    drifts: dict[Drift, None] = {}
+    problems: dict[str, None] = {}
+    with source_errors(session.target):
+        shape = inspect_target(session.connection, session.name, session.request.conflict)
+    for manifest in session.for_each(selection.archives, lambda archive: _manifest_of(session, archive)):
+        try:
+            with source_errors(session.target):
+                landing = plan_landing(session.connection, shape, manifest, session.request.schema)
+        except PreflightError as error:
+            problems[str(error)] = None
+        else:
+            drifts[landing.drift] = None
+    return RestorePreview(selection, tuple(drift for drift in drifts if drift), tuple(problems))
+
+
+def restore_archives(session: RestoreSession) -> RestoreReport:
+    """Restore what the session's request names. Safe to repeat after any interruption: every object is restored whole
+    or not at all, and the watermark knows which were."""
+    selection = select_archives(session)
+    restoration = restore_selection(session, selection)
+    return report_restore(session, restoration)
+
+
+def restore_selection(session: RestoreSession, selection: Selection) -> Restoration:
+    """Protect the windows, then restore every readable archive, several at once, each in its own transaction.
+
+    Where archives hold versions of the same key the newest wins, whatever the order in which workers finish.
+    Raises LockHeldError when an archive run or another restore works on the target.
+    """
+    started = perf_counter()
+    request = session.request
+    session.progress.step_started(request.target, "restore", len(selection.archives), selection.rows)
+    session.lock.require_held()
+    with source_errors(session.target):
+        shape = inspect_target(session.connection, request.target, request.conflict)
+        protected_until = _protect(session, selection.archives)
+    in_turn = _in_turn(request.conflict, selection.archives)
+    work = _Work(session, shape, Turns(turn for turn, _ in in_turn))
+    try:
+        objects = session.for_each(in_turn, work.restore)
+    finally:
+        work.watermark.flush(force=True)
+    warnings = (*_pending(selection), *work.warnings(), *_advance_sequences(session, shape, objects))
+    seconds = perf_counter() - started
+    session.progress.step_finished(request.target, "restore", seconds)
+    return Restoration(selection, objects, protected_until, warnings, seconds)
+
+
+def report_restore(session: RestoreSession, restoration: Restoration) -> RestoreReport:
+    """What was done, object by object, those that wait for their retrieval included."""
+    selection = restoration.selection
+    objects = [*restoration.objects, *map(_waiting, selection.waiting)]
+    report = RestoreReport(
+        source=session.request.source,
+        target=session.request.target,
+        run_id=session.run_id,
+        objects=tuple(sorted(objects, key=lambda item: item.data_key)),
+        remembered=selection.remembered,
+        protected_until=restoration.protected_until,
+        ready_at=selection.ready_at,
+        retrieval_dollars=selection.retrieval_dollars,
+        warnings=restoration.warnings,
+        seconds=restoration.seconds,
+    )
+    session.progress.restore_reported(report)
+    return report
+
+
+def _in_turn(conflict: ConflictStrategy, archives: Sequence[Archive]) -> tuple[tuple[int, Archive], ...]:
+    """The archives, numbered by turn, in the order in which they must be merged so that the newest version wins.
+
+    The archives of one run hold different rows and share a turn. A later run may hold a later version of a key.
+    """
+    newest_first = conflict in (ConflictStrategy.skip, ConflictStrategy.fail)
+    ordered = sorted(archives, key=lambda archive: archive.receipt.settled_at, reverse=newest_first)
+    turns: dict[tuple[str, str], int] = {}
+    for archive in ordered:
+        turns.setdefault(_run_of(archive), len(turns))
+    numbered = [(turns[_run_of(archive)], archive) for archive in ordered]
+    return tuple(sorted(numbered, key=lambda pair: pair[0]))
+
+
+def _run_of(archive: Archive) -> tuple[str, str]:
+    return archive.receipt.run_id, archive.receipt.settled_by
+
+
+class _Work:
+    """What the workers of one restore share."""
+
+    def __init__(self, session: RestoreSession, shape: TargetShape, turns: Turns) -> None:
+        self._session = session
+        self._shape = shape
+        self._turns = turns
+        self._where = parse_predicate(session.request.where) if session.request.where else None
+        self._drifts: dict[Drift, None] = {}
+        self.watermark: Watermark = watermark_of(session)
+
+    def restore(self, numbered: tuple[int, Archive]) -> RestoredObject:
+        """One object, whole or not at all."""
+        turn, archive = numbered
+        started = perf_counter()
+        with self._turns.taking(turn):
+            try:
+                merged = self._restore_rows(archive, turn)
+            except _OWN_ERRORS as error:
+                done = _failed(archive, str(error), perf_counter() - started)
+            else:
+                done = _restored(archive, merged, perf_counter() - started)
+        session = self._session
+        session.progress.batch_finished(session.request.target, "restore", done.rows, archive.receipt.rows_bytes)
+        return done
+
+    def warnings(self) -> list[str]:
+        return [f"archived columns were mapped by name: {drift}" for drift in self._drifts]
+
+    def _restore_rows(self, archive: Archive, turn: int) -> MergedRows:
+        session, request = self._session, self._session.request
+        manifest = _manifest_of(session, archive)
+        with session.connections.take() as connection, source_errors(session.target):
+            landing = plan_landing(connection, self._shape, manifest, request.schema)
+            with proved_object(session.store, manifest) as file, connection.transaction():
+                _stage(connection, landing, file)
+                self._turns.wait_for(turn, session.stopping)
+                session.lock.require_held()
+                merged = merge_rows(
+                    connection, landing, request.conflict, self._filter(manifest), lossy=request.allow_lossy_casts
+                )
+                if not merged.filtered_rows:
+                    self.watermark.remember_in_transaction(connection, _memory_of(archive))
+        if landing.drift:
+            self._drifts[landing.drift] = None
+        if not merged.filtered_rows:
+            self.watermark.remember(_memory_of(archive))
+        return merged
+
+    def _filter(self, manifest: Manifest) -> RowFilter:
+        request = self._session.request
+        types = {column.name: column.type for column in manifest.columns}
+        kind = timestamp_type_of(types.get(manifest.timestamp_column, ""))
+        if kind is None:
+            raise ManifestError(f"{manifest.data_key}: the manifest's timestamp column holds no time")
+        return RowFilter(request.start, request.end, kind, self._where)
+
+
+def _manifest_of(session: RestoreSession, archive: Archive) -> Manifest:
+    return read_receipted_manifest(session.store, archive.stored.stem, archive.receipt)
+
+
+def _stage(connection: Connection, landing: Landing, file: IO[bytes]) -> None:
+    if landing.format is DataFormat.jsonl_gz:
+        stage_lines(connection, decode_jsonl(blocks_of(file)))
+    else:
+        stage_columns(connection, landing, decode_parquet(file))
+
+
+def _memory_of(archive: Archive) -> RestoredBatch:
+    receipt = archive.receipt
+    return RestoredBatch(batch_id=receipt.batch_id, data_key=receipt.data_key, rows=receipt.rows)
+
+
+def _restored(archive: Archive, merged: MergedRows, seconds: float) -> RestoredObject:
+    return RestoredObject(
+        data_key=archive.data_key,
+        batch_id=archive.receipt.batch_id,
+        window_key=archive.stored.window_key,
+        rows=archive.receipt.rows,
+        outcome=RestoreOutcome.restored,
+        restored_rows=merged.restored_rows,
+        replaced_rows=merged.replaced_rows,
+        skipped_rows=merged.skipped_rows,
+        filtered_rows=merged.filtered_rows,
+        seconds=seconds,
+    )
+
+
+def _failed(archive: Archive, reason: str, seconds: float) -> RestoredObject:
+    return RestoredObject(
+        data_key=archive.data_key,
+        batch_id=archive.receipt.batch_id,
+        window_key=archive.stored.window_key,
+        rows=archive.receipt.rows,
+        outcome=RestoreOutcome.failed,
+        failed_rows=archive.receipt.rows,
+        reason=reason,
+        seconds=seconds,
+    )
+
+
+def _waiting(archive: Archive) -> RestoredObject:
+    return RestoredObject(
+        data_key=archive.data_key,
+        batch_id=archive.receipt.batch_id,
+        window_key=archive.stored.window_key,
+        rows=archive.receipt.rows,
+        outcome=RestoreOutcome.waiting,
+        reason=f"in {archive.stored.storage_class}, being retrieved",
+    )
+
+
+def _protect(session: RestoreSession, archives: Sequence[Archive]) -> datetime | None:
+    """Keep the days of the restored rows from being archived again for a while; None when nothing will archive them.
+
+    Written before the first row, so that no row is ever in the table without it.
+    """
+    if session.settings is None or not archives:
+        return None
+    wanted = session.request.protect_days
+    days = session.settings.restore_protection_days if wanted is None else wanted
+    if not days:
+        return None
+    now = source_clock(session.connection)
+    ends_at = now + timedelta(days=days)
+    protected = [_days_of(archive) for archive in archives]
+    record_protection(
+        session.store,
+        build_protection(session.name, protected, run_id=session.run_id, created_at=now, ends_at=ends_at),
+    )
+    return ends_at
+
+
+def _days_of(archive: Archive) -> tuple[datetime, datetime, bool]:
+    """The days, UTC, that an archive's rows lie in: start (inclusive), end (exclusive), open to the past."""
+    first = moment_of_text(archive.receipt.first_row_time)
+    last = moment_of_text(archive.receipt.last_row_time)
+    end = min(last, _LAST_DAY).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return first.replace(hour=0, minute=0, second=0, microsecond=0), end, first == _NO_TIME
+
+
+def _pending(selection: Selection) -> list[str]:
+    if not selection.pending:
+        return []
+    return [
+        f"{selection.pending} pending batches were not restored: `archiver run` finds out whether their rows are in the"
+        " table, and the next restore takes those that are not"
+    ]
+
+
+def _advance_sequences(session: RestoreSession, shape: TargetShape, objects: Sequence[RestoredObject]) -> list[str]:
+    if not any(item.restored_rows for item in objects):
+        return []
+    try:
+        with source_errors(session.target):
+            moved = advance_sequences(session.connection, shape)
+    except PermissionDeniedError as error:
+        return [f"a sequence may be behind the restored rows: {error}"]
+    return [f"the sequence of {column} was moved past the restored rows" for column in moved]
