@@ -47,7 +47,7 @@ def archive_tables(
 ) -> None:
     """Archive every window of the tables that is due. Reports and errors go to the listener; one table's error does
     not stop the others. `direct` calls the engine without Dagster."""
-    with _instance(loaded, direct=direct) as instance:
+    with recorded_in(loaded, direct=direct) as instance:
         definitions = build_definitions(loaded, progress=lambda: listener)
         for settings in tables:
             _Drain(loaded, settings, dates, listener, definitions, instance, limit_rows, log_level).run()
@@ -142,7 +142,8 @@ class _Drain:
 
 
 @contextlib.contextmanager
-def _instance(loaded: LoadedConfig, *, direct: bool) -> Iterator[dg.DagsterInstance | None]:
+def recorded_in(loaded: LoadedConfig, *, direct: bool) -> Iterator[dg.DagsterInstance | None]:
+    """The Dagster instance that records a command's runs, with runs of killed processes closed; None for `direct`."""
     if direct:
         yield None
         return

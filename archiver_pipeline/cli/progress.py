@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from archiver_pipeline.cli.console import errors, warn
 from archiver_pipeline.domain.restore import RestoreReport
 from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.domain.validation import ValidationReport
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.errors import ArchiverError
 
@@ -20,6 +21,7 @@ class RunListener:
         self.reports: list[ArchiveReport] = []
         self.errors: list[tuple[TableName, ArchiverError]] = []
         self.restores: list[RestoreReport] = []
+        self.validations: list[ValidationReport] = []
         self._lock = threading.Lock()
         self._bars: Progress | None = None
         self._tasks: dict[tuple[TableName, str], TaskID] = {}
@@ -34,7 +36,7 @@ class RunListener:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("rows {task.fields[rate]}"),
+            TextColumn("{task.fields[unit]} {task.fields[rate]}"),
             TimeRemainingColumn(),
             console=errors,
             transient=True,
@@ -51,14 +53,19 @@ class RunListener:
                 if known == table:
                     self._bars.remove_task(task)
             self._tasks = {key: task for key, task in self._tasks.items() if key[0] != table}
-            self._tasks[table, step] = self._bars.add_task(f"{table} [bold]{step}[/]", total=rows or None, rate="")
+            self._tasks[table, step] = self._bars.add_task(
+                f"{table} [bold]{step}[/]", total=rows or batches or None, rate="", unit="rows" if rows else "batches"
+            )
 
     def batch_finished(self, table: TableName, step: str, rows: int, size_bytes: int) -> None:
         task = self._tasks.get((table, step))
         if self._bars is None or task is None:
             return
-        self._bars.advance(task, rows)
-        speed = self._bars.tasks[-1].speed
+        known = next((found for found in self._bars.tasks if found.id == task), None)
+        if known is None:
+            return
+        self._bars.advance(task, rows if known.fields["unit"] == "rows" else 1)
+        speed = known.speed
         self._bars.update(task, rate=f"{speed:,.0f}/s" if speed else "")
 
     def step_finished(self, table: TableName, step: str, seconds: float) -> None:
@@ -69,6 +76,9 @@ class RunListener:
 
     def restore_reported(self, report: RestoreReport) -> None:
         self.restores.append(report)
+
+    def validation_reported(self, report: ValidationReport) -> None:
+        self.validations.append(report)
 
     def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         warn(f"{table}: {error}; trying again in {wait_seconds:.0f} s")

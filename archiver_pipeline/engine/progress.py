@@ -7,6 +7,7 @@ from archiver_pipeline.errors import ArchiverError
 
 if TYPE_CHECKING:
     from archiver_pipeline.domain.restore import RestoreReport
+    from archiver_pipeline.domain.validation import ValidationReport
     from archiver_pipeline.engine.report import ArchiveReport
 
 
@@ -24,6 +25,8 @@ class Progress(Protocol):
     def archive_reported(self, report: "ArchiveReport") -> None: ...
 
     def restore_reported(self, report: "RestoreReport") -> None: ...
+
+    def validation_reported(self, report: "ValidationReport") -> None: ...
 
     def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None: ...
 
@@ -46,6 +49,9 @@ class SilentProgress:
         pass
 
     def restore_reported(self, report: "RestoreReport") -> None:
+        pass
+
+    def validation_reported(self, report: "ValidationReport") -> None:
         pass
 
     def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:

@@ -9,8 +9,10 @@ from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.engine.progress import Progress, SilentProgress
 from archiver_pipeline.errors import NotBuiltError
 from archiver_pipeline.orchestration.assets import table_asset
+from archiver_pipeline.orchestration.restoring import restore_job, restored_asset, retrieval_sensor
 from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, runtime_resource
 from archiver_pipeline.orchestration.sensors import due_sensor, nightly_schedule
+from archiver_pipeline.orchestration.validation import archives_asset, archives_check, validate_job, validate_schedule
 
 
 def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] = SilentProgress) -> dg.Definitions:
@@ -20,9 +22,21 @@ def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] 
     """
     refuse_unbuilt(config)
     return dg.Definitions(
-        assets=[table_asset(table) for table in config.tables],
-        sensors=[due_sensor(config, database) for database in config.databases],
-        schedules=[nightly_schedule(config, database) for database in config.databases],
+        assets=[
+            *(table_asset(table) for table in config.tables),
+            *(archives_asset(table) for table in config.tables),
+            *(restored_asset(config, database) for database in config.databases),
+        ],
+        asset_checks=[archives_check(table) for table in config.tables],
+        jobs=[job for database in config.databases for job in (restore_job(database), validate_job(database))],
+        sensors=[
+            *(due_sensor(config, database) for database in config.databases),
+            *(retrieval_sensor(config, database) for database in config.databases),
+        ],
+        schedules=[
+            *(nightly_schedule(config, database) for database in config.databases),
+            *(validate_schedule(database) for database in config.databases),
+        ],
         resources={RESOURCE_KEY: runtime_resource(config, progress)},
         executor=dg.in_process_executor,
     )

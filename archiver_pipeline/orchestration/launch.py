@@ -9,11 +9,20 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
-from archiver_pipeline.config.effective import TableSettings
+from archiver_pipeline.config.effective import DatabaseSettings, TableSettings
+from archiver_pipeline.domain.restore import RestoreRequest
+from archiver_pipeline.domain.validation import ValidationRequest
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.errors import ConfigError
 from archiver_pipeline.orchestration.names import PROCESS_TAG, asset_key, asset_name, process_of
-from archiver_pipeline.orchestration.sensors import run_tags
+from archiver_pipeline.orchestration.restoring import (
+    RESTORED_DATABASE_TAG,
+    config_of,
+    restore_run_config,
+    restored_key,
+)
+from archiver_pipeline.orchestration.sensors import DATABASE_TAG, run_tags
+from archiver_pipeline.orchestration.validation import check_key, validate_run_config
 
 WINDOWS_PER_RUN = 30
 _RANGE_START = "dagster/asset_partition_range_start"
@@ -70,6 +79,54 @@ def run_windows_in_process(
     return result.success
 
 
+def run_restore_in_process(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    database: DatabaseSettings,
+    request: RestoreRequest,
+    *,
+    log_level: str,
+) -> bool:
+    """One Dagster run that restores what the request names; True when it succeeded.
+
+    Raises KeyboardInterrupt when the run was interrupted.
+    """
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={restored_key(database)})
+    result = job.execute_in_process(
+        instance=instance,
+        tags={RESTORED_DATABASE_TAG: database.id, PROCESS_TAG: _this_process(), **_NOT_RETRIED},
+        run_config=restore_run_config(database, config_of(request)) | _console(log_level),
+        raise_on_error=False,
+    )
+    if not result.success and _was_interrupted(result):
+        raise KeyboardInterrupt
+    return result.success
+
+
+def run_validation_in_process(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    settings: TableSettings,
+    request: ValidationRequest,
+    *,
+    log_level: str,
+) -> bool:
+    """One Dagster run of the table's check; True when it could look, whatever it found.
+
+    Raises KeyboardInterrupt when the run was interrupted.
+    """
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_check_selection={check_key(settings)})
+    result = job.execute_in_process(
+        instance=instance,
+        tags={DATABASE_TAG: settings.database, PROCESS_TAG: _this_process(), **_NOT_RETRIED},
+        run_config={"ops": validate_run_config(settings, request)} | _console(log_level),
+        raise_on_error=False,
+    )
+    if not result.success and _was_interrupted(result):
+        raise KeyboardInterrupt
+    return result.success
+
+
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark in-process runs of this machine whose process is gone as failed and free their pool slots; returns ids.
 
@@ -104,8 +161,11 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 def _run_config(settings: TableSettings, limit_rows: int | None, log_level: str) -> dict[str, object]:
     return {
         "ops": {asset_name(settings): {"ops": {"plan": {"config": {"limit_rows": limit_rows}}}}},
-        "loggers": {"console": {"config": {"log_level": log_level}}},
-    }
+    } | _console(log_level)
+
+
+def _console(log_level: str) -> dict[str, object]:
+    return {"loggers": {"console": {"config": {"log_level": log_level}}}}
 
 
 def _this_process() -> str:
