@@ -44,6 +44,24 @@ EndOption = Annotated[
         show_default=False,
     ),
 ]
+StartDayOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--start-date",
+        formats=["%Y-%m-%d"],
+        help="First day (UTC, inclusive); windows that hold it are taken whole.",
+        show_default=False,
+    ),
+]
+EndDayOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--end-date",
+        formats=["%Y-%m-%d"],
+        help="Last day (UTC, inclusive); windows that hold it are taken whole.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of text.")]
 
 

@@ -1,5 +1,7 @@
 """`archiver run`: archive what is due, through Dagster, or show what would be."""
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -24,6 +26,7 @@ from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.prices import PRICES_AS_OF
 from archiver_pipeline.engine.inventory import DateRange
 from archiver_pipeline.engine.preview import ArchivePreview, preview_archive
+from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.orchestration.build import refuse_unbuilt
@@ -84,6 +87,8 @@ def run(
             log_level="INFO" if verbose else "CRITICAL",
         )
     _print_outcome(listener, as_json=as_json)
+    if not (as_json or listener.reports or listener.errors):
+        _print_protections(loaded, tables)
     raise typer.Exit(exit_code(listener, len(tables), is_limited=limit is not None))
 
 
@@ -108,14 +113,18 @@ def _print_previews(previews: list[ArchivePreview], *, as_json: bool) -> None:
 def _print_preview(preview: ArchivePreview) -> None:
     for warning in preview.warnings:
         warn(f"{preview.table}: {warning}")
-    if not preview.windows:
+    if not preview.windows and not preview.protected:
         output.print(f"{preview.table}: nothing to do: no window is wholly older than {preview.cutoff}")
         return
     table = Table("window", "rows", "bytes", "batches", title=f"{preview.table}: rows older than {preview.cutoff}")
     for column in table.columns[1:]:
         column.justify = "right"
+    if preview.protected:
+        table.add_column("stays")
     for window in preview.windows:
         table.add_row(window.window_key, f"{window.rows:,}", size(window.rows_bytes), f"{window.batches:,}")
+    for held in preview.protected:
+        table.add_row(held.window_key, f"{held.rows:,}", "", "0", held.reason)
     table.add_section()
     table.add_row("all", f"{preview.rows:,}", size(preview.rows_bytes), f"{preview.batches:,}")
     output.print(table)
@@ -143,10 +152,22 @@ def _print_outcome(listener: RunListener, *, as_json: bool) -> None:
     if reports:
         output.print(summary_table(reports))
     elif not failures:
-        output.print("Nothing to do: every table was asked, and no window is wholly older than its retention.")
+        output.print(
+            "Nothing to do: every table was asked, and no unprotected window is wholly older than its retention."
+        )
     for name, error in failures:
         text = str(error) if str(name) in str(error) else f"{name}: {error}"
         errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_protections(loaded: LoadedConfig, tables: Sequence[TableSettings]) -> None:
+    """Why a table may have had nothing to do: a restore protects what it brought back."""
+    for settings in tables:
+        session = ArchiveSession(settings, loaded.database(settings.database), loaded.store, run_id="look")
+        with contextlib.closing(session), source_errors(session.primary):
+            sentences = dict.fromkeys(map(str, session_protections(session)))
+        for sentence in sentences:
+            output.print(f"{session.name}: {sentence}", markup=False, highlight=False, soft_wrap=True)
 
 
 def summary_table(reports: list[ArchiveReport]) -> Table:
@@ -159,7 +180,8 @@ def summary_table(reports: list[ArchiveReport]) -> Table:
         own = [report for report in reports if report.table == name]
         rows, seconds = sum(r.rows for r in own), sum(r.total_seconds for r in own)
         left = sum(r.left_behind_rows for r in own if not r.truncated)
-        reasons = ", ".join(sorted({r.stopped_reason for r in own if r.left_behind_rows and not r.truncated}))
+        reasons = ", ".join(sorted({r.left_behind_reason for r in own if r.left_behind_rows and not r.truncated}))
+        held = "".join(f"; {r.protected_rows:,} {r.protected_reason}" for r in own if r.protected_rows)
         table.add_row(
             str(name),
             f"{rows:,}",
@@ -167,6 +189,6 @@ def summary_table(reports: list[ArchiveReport]) -> Table:
             size(sum(r.object_bytes for r in own)),
             size(max(0, own[0].table_bytes_before - own[-1].table_bytes_after)),
             f"{seconds:.2f}",
-            f"{left:,} ({reasons})" if left else "0",
+            (f"{left:,} ({reasons})" if left else "0") + held,
         )
     return table

@@ -16,8 +16,10 @@ from archiver_pipeline.domain.batch import (
 )
 from archiver_pipeline.domain.layout import StoredBatch, group_batches, stem_of
 from archiver_pipeline.domain.manifest import Manifest
+from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.engine.compress import RowsGoneError, compress_batch
 from archiver_pipeline.engine.extract import extract_batch
+from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_batch, reconcile_table
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import (
@@ -54,10 +56,23 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
     rows = sum(batch.encoded.extracted.rows for batch in verification.batches)
     with timed_step(session, "delete", len(verification.batches), rows) as watch:
         session.lock.require_held()
+        plan = _with_protections_of_now(session, plan)
         before = _settle_earlier_try(session, plan, verification)
         stored = _stored_batches(session, verification)
         found = session.for_each(verification.batches, work)
-    return Deletion(verification, (*before, *(batch for batches in found for batch in batches)), watch.seconds)
+    ended = (*before, *(batch for batches in found for batch in batches))
+    return Deletion(verification, ended, watch.seconds, plan.protections)
+
+
+def _with_protections_of_now(session: ArchiveSession, plan: Plan) -> Plan:
+    """The plan with the protections that are in force now. Under its own lock session no restore came in between.
+
+    After a resumption one may have. Rows it brought back are other versions than those staged, but files that are gone
+    are staged again, and would then hold them.
+    """
+    if session.lock.token == plan.lock_token:
+        return plan
+    return replace(plan, protections=tuple(session_protections(session)))
 
 
 def _settle_earlier_try(session: ArchiveSession, plan: Plan, verification: Verification) -> list[SettledBatch]:
@@ -77,6 +92,8 @@ def delete_batch(
     """
     if stored is not None and stored.has_manifest:
         return reconcile_batch(session, plan.shape, stored), None
+    if protection := longest_protection(batch.encoded.extracted.planned.window, plan.protections):
+        return _abandoned(batch.encoded, str(protection)), None
     try:
         batch = _with_versions(session, plan, batch)
     except RowsGoneError:
@@ -160,8 +177,9 @@ def _may_write_manifest(session: ArchiveSession, plan: Plan, encoded: EncodedBat
     return present == encoded.extracted.rows
 
 
-def _abandoned(encoded: EncodedBatch) -> SettledBatch:
-    """A batch without a manifest whose rows were taken or changed while the run was down: nothing refers to it."""
+def _abandoned(encoded: EncodedBatch, reason: str = "rows changed while the run was interrupted") -> SettledBatch:
+    """A batch without a manifest whose rows were taken, changed or protected while the run was down: nothing refers
+    to it."""
     return SettledBatch(
         batch_id=encoded.batch_id,
         key=encoded.key,
@@ -170,7 +188,7 @@ def _abandoned(encoded: EncodedBatch) -> SettledBatch:
         rows_bytes=encoded.extracted.rows_bytes,
         object_bytes=encoded.object_bytes,
         outcome=Outcome.superseded,
-        reason="rows changed while the run was interrupted",
+        reason=reason,
     )
 
 

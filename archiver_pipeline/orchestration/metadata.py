@@ -24,6 +24,7 @@ def window_metadata(report: ArchiveReport, window: WindowReport) -> Mapping[str,
         "changed_rows": window.changed_rows,
         "locked_rows": window.locked_rows,
         "superseded_batches": window.superseded_batches,
+        "protected_until": window.protected_until or "not protected",
         "objects": dg.MetadataValue.md(_key_list(window.keys)),
     }
 
@@ -42,6 +43,7 @@ def report_metadata(report: ArchiveReport, shape: TableShape) -> Mapping[str, An
         "space_reclaimed_bytes": report.table_bytes_before - report.table_bytes_after,
         "vacuum": report.vacuum,
         "stopped_reason": report.stopped_reason or "nothing left",
+        "protected_rows": report.protected_rows,
         "settled_for_earlier_crash": len(report.settled_before),
         **{f"{step}_seconds": round(seconds, 3) for step, seconds in report.seconds.items()},
         "dagster/column_schema": dg.TableSchema(
@@ -72,7 +74,12 @@ def archive_checks(report: ArchiveReport, key: dg.AssetKey) -> Iterator[dg.Asset
         check_name="nothing_left_behind",
         passed=report.left_behind_rows == 0,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"rows_still_eligible": report.left_behind_rows, "reason": report.stopped_reason},
+        metadata={
+            "rows_still_eligible": report.left_behind_rows,
+            "protected_rows": report.protected_rows,
+            "reason": report.stopped_reason,
+        },
+        description="No eligible row remains, but for those that a restore brought back and protects.",
     )
 
 
