@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
+
+from archiver_pipeline.codec.adapters import adapter_of
 
 Value = TypeVar("Value")
 
@@ -11,13 +13,13 @@ Value = TypeVar("Value")
 def write_checkpoint(path: Path, value: object) -> None:
     """Replace the checkpoint at once or not at all."""
     draft = path.with_suffix(".draft")
-    draft.write_bytes(TypeAdapter(type(value)).dump_json(value))
+    draft.write_bytes(adapter_of(type(value)).dump_json(value))
     draft.replace(path)
 
 
 def read_checkpoint(path: Path, kind: type[Value]) -> Value | None:
     """The value of a checkpoint; None when there is none or it is damaged, and the batch is then done again."""
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return adapter_of(kind).validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None

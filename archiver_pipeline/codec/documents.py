@@ -7,8 +7,9 @@ document that decides whether rows may be deleted.
 from typing import Any, TypeVar
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from archiver_pipeline.codec.adapters import adapter_of
 from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, Receipt, Superseded
 from archiver_pipeline.domain.protection import Protection, moment_of
 from archiver_pipeline.domain.watermark import WatermarkDocument
@@ -102,7 +103,7 @@ def _validated(kind: type[Document], fields: dict[str, Any], key: str) -> Docume
     if unknown := set(fields) - known:
         raise ManifestError(f"{key} has unknown fields: {', '.join(sorted(unknown))}")
     try:
-        return TypeAdapter(kind).validate_python(fields)
+        return adapter_of(kind).validate_python(fields)
     except ValidationError as error:
         places = ", ".join(".".join(map(str, item["loc"])) for item in error.errors()[:5])
         raise ManifestError(f"{key} is not a valid {kind.__name__.lower()}: {places}") from error
