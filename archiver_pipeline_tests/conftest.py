@@ -3,4 +3,5 @@
 pytest_plugins = [
     "archiver_pipeline_tests.plugins.servers",
     "archiver_pipeline_tests.plugins.archiving",
+    "archiver_pipeline_tests.plugins.restoring",
 ]

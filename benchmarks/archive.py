@@ -34,17 +34,17 @@ progress = Console(stderr=True, highlight=False)
 
 def benchmark(options: argparse.Namespace) -> None:
     """Start the servers, run what was asked for, print the tables."""
-    machine = _machine()
+    facts = machine()
     with running_bed() as bed:
-        machine["postgresql"] = bed.postgres_version()
-        _print_machine(machine)
+        facts["postgresql"] = bed.postgres_version()
+        print_machine(facts)
         if options.memory:
             figures = _measure_memory(bed, options.memory)
         else:
             setup = Setup(options.batch_size, options.window)
             figures = _measure_speed(bed, options.rows, options.runs, setup, options.only or list(Contender))
     if options.json is not None:
-        options.json.write_text(json.dumps({"machine": machine} | figures, indent=2, default=str))
+        options.json.write_text(json.dumps({"machine": facts} | figures, indent=2, default=str))
 
 
 def _measure_speed(bed: Bed, rows: int, rounds: int, setup: Setup, contenders: list[Contender]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _measure_memory(bed: Bed, row_counts: list[int]) -> dict[str, Any]:
     return {"memory": peaks}
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -105,12 +105,12 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _print_machine(machine: dict[str, Any]) -> None:
+def print_machine(facts: dict[str, Any]) -> None:
     output.print(
-        f"{machine['cores']} cores, {size(machine['memory_bytes'])} memory, Python {machine['python']},"
-        f" PostgreSQL {machine['postgresql']}, load {machine['load']:.2f} at start"
+        f"{facts['cores']} cores, {size(facts['memory_bytes'])} memory, Python {facts['python']},"
+        f" PostgreSQL {facts['postgresql']}, load {facts['load']:.2f} at start"
     )
-    if machine["load"] > QUIET_LOAD:
+    if facts["load"] > QUIET_LOAD:
         progress.print(
             f"warning: load above {QUIET_LOAD}: the machine is busy, don't trust the figures", style="yellow"
         )
@@ -118,16 +118,16 @@ def _print_machine(machine: dict[str, Any]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--rows", type=_count, default=550_000, help="rows of the table")
-    parser.add_argument("--runs", type=_count, default=3, help="rounds; every contender runs once in each")
-    parser.add_argument("--batch-size", type=_count, default=10_000, help="rows per batch of the archiver")
+    parser.add_argument("--rows", type=count, default=550_000, help="rows of the table")
+    parser.add_argument("--runs", type=count, default=3, help="rounds; every contender runs once in each")
+    parser.add_argument("--batch-size", type=count, default=10_000, help="rows per batch of the archiver")
     windows = list(WindowUnit)
     parser.add_argument("--window", type=WindowUnit, choices=windows, default="week", help="length of its partitions")
     parser.add_argument("--only", type=Contender, choices=list(Contender), nargs="+", help="only these contenders")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures there as well")
     parser.add_argument(
         "--memory",
-        type=lambda text: [_count(rows) for rows in text.split(",")],
+        type=lambda text: [count(rows) for rows in text.split(",")],
         nargs="?",
         const=DEFAULT_MEMORY_ROWS,
         metavar="ROWS,ROWS",
@@ -136,7 +136,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     """A positive number, or ValueError."""
     number = int(text)
     if number < 1:

@@ -70,9 +70,9 @@ class Bed:
 
     def create_table(self, rows: int, window: WindowUnit) -> Work:
         """A fresh pristine copy of `rows` rows, spread over DAYS days, and an empty table of its shape."""
-        self._run(f"DROP TABLE IF EXISTS {TABLE}", f"DROP TABLE IF EXISTS {_PRISTINE}")
+        self.run(f"DROP TABLE IF EXISTS {TABLE}", f"DROP TABLE IF EXISTS {_PRISTINE}")
         create_audit_table(self.dsn, rows=rows, days=DAYS, table=_PRISTINE)
-        self._run(f"CREATE TABLE {TABLE} (LIKE {_PRISTINE} INCLUDING ALL)")
+        self.run(f"CREATE TABLE {TABLE} (LIKE {_PRISTINE} INCLUDING ALL)")
         cutoff = floor_to_unit(window, self._row("SELECT now() AT TIME ZONE 'UTC'")[0] - timedelta(days=RETENTION_DAYS))
         measured = self._row(
             "SELECT count(*), coalesce(sum(octet_length(row_to_json(t)::text) + 1), 0)"
@@ -83,7 +83,7 @@ class Bed:
 
     def refill(self) -> None:
         """Bring the table back to the pristine state: rows in key order, vacuumed, analyzed, on disk."""
-        self._run(
+        self.run(
             f"TRUNCATE {TABLE}",
             f"INSERT INTO {TABLE} SELECT * FROM {_PRISTINE} ORDER BY id",
             f"VACUUM ANALYZE {TABLE}",
@@ -93,6 +93,10 @@ class Bed:
     def rows_left(self) -> int:
         """Rows now in the table."""
         return int(self._row(f"SELECT count(*) FROM {TABLE}")[0])
+
+    def count_rows(self, table: str) -> int:
+        """Rows of any table here."""
+        return int(self._row(f"SELECT count(*) FROM {table}")[0])
 
     def postgres_version(self) -> str:
         """Like 16.4."""
@@ -120,7 +124,7 @@ class Bed:
         """CPU seconds used so far by PostgreSQL, ended backends included, and by the S3 server."""
         return {"postgres": _cpu_seconds(self.postgres.pid), "s3": _cpu_seconds(self.s3.pid)}
 
-    def _run(self, *statements: str) -> None:
+    def run(self, *statements: str) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement.encode())

@@ -114,7 +114,7 @@ def run_contender(bed: Bed, work: Work, contender: Contender, setup: Setup, *, r
 
 def start_seconds(bed: Bed, module: str) -> float:
     """Wall seconds of starting Python and importing one module."""
-    return float(_measure(bed, [sys.executable, "-c", f"import {module}"], {})["wall_seconds"])
+    return float(measure(bed, [sys.executable, "-c", f"import {module}"], {})["wall_seconds"])
 
 
 def warm_up(bed: Bed, setup: Setup) -> None:
@@ -128,8 +128,8 @@ def warm_up(bed: Bed, setup: Setup) -> None:
     # Without those that name folders: they are below DAGSTER_HOME then, as each run's copy needs.
     settings = {name: value for name, value in shipped.items() if name not in _FOLDER_SETTINGS}
     (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
-    config = _write_config(bed, bed.folder, Contender.dagster, setup, prefix="warm-up")
-    _archiver(bed, "run", config, environment={"DAGSTER_HOME": str(home)})
+    config = write_config(bed, bed.folder, Contender.dagster, setup, prefix="warm-up")
+    archiver(bed, "run", config, environment={"DAGSTER_HOME": str(home)})
 
 
 def _run_script(bed: Bed, work: Work, contender: Contender, setup: Setup, folder: Path, round_number: int) -> Run:
@@ -146,8 +146,8 @@ def _run_script(bed: Bed, work: Work, contender: Contender, setup: Setup, folder
         "BUCKET": bed.s3.bucket,
         "KEY": key,
     }
-    with _server_cpu(bed) as server:
-        figures = _measure(bed, ["bash", "-c", SCRIPT], variables)
+    with server_cpu(bed) as server:
+        figures = measure(bed, ["bash", "-c", SCRIPT], variables)
     stored = bed.stored(f"{folder.name}/")
     return Run(
         contender,
@@ -158,20 +158,21 @@ def _run_script(bed: Bed, work: Work, contender: Contender, setup: Setup, folder
         objects=len(stored),
         rows=bed.count_lines(key),
         **server,
-        **_cost(figures),
+        **cost(figures),
     )
 
 
 def _run_archiver(bed: Bed, work: Work, contender: Contender, setup: Setup, folder: Path, round_number: int) -> Run:
     home = folder / "dagster"
     shutil.copytree(_home_template(bed), home)
-    config = _write_config(bed, folder, contender, setup, prefix=folder.name)
+    config = write_config(bed, folder, contender, setup, prefix=folder.name)
     options = ["--direct"] if contender is Contender.direct else []
-    with _server_cpu(bed) as server:
-        figures = _archiver(bed, "run", config, *options, environment={"DAGSTER_HOME": str(home)})
+    with server_cpu(bed) as server:
+        figures = archiver(bed, "run", config, *options, environment={"DAGSTER_HOME": str(home)})
     reports = figures["output"]["reports"]
     steps = {step: sum(report["seconds"][step] for report in reports) for step in reports[0]["seconds"]}
-    listed = [batch for batch in _archiver(bed, "list", config)["output"] if batch["state"] == "receipted"]
+    [table] = archiver(bed, "list", config)["output"]
+    listed = [batch for batch in table["batches"] if batch["state"] == "receipted"]
     stored = bed.stored(f"{folder.name}/")
     return Run(
         contender,
@@ -183,7 +184,7 @@ def _run_archiver(bed: Bed, work: Work, contender: Contender, setup: Setup, fold
         rows=sum(batch["receipt"]["rows"] for batch in listed),
         steps=steps,
         **server,
-        **_cost(figures),
+        **cost(figures),
     )
 
 
@@ -204,17 +205,17 @@ def _span_seconds(home: Path) -> float:
     return max(ended) - min(started)
 
 
-def _archiver(
+def archiver(
     bed: Bed, command: str, config: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Run the installed `archiver` command; its figures, and its JSON under "output"."""
     program = Path(sysconfig.get_path("scripts")) / "archiver"
-    return _measure(
+    return measure(
         bed, [str(program), command, "--config", str(config), "--json", *options], environment or {}, parse=True
     )
 
 
-def _write_config(bed: Bed, folder: Path, contender: Contender, setup: Setup, *, prefix: str) -> Path:
+def write_config(bed: Bed, folder: Path, contender: Contender, setup: Setup, *, prefix: str) -> Path:
     path = folder / "archiver.yaml"
     path.write_text(yaml.safe_dump(_config(bed, folder, contender, setup, prefix)))
     return path
@@ -255,9 +256,7 @@ def _config(bed: Bed, folder: Path, contender: Contender, setup: Setup, prefix: 
     }
 
 
-def _measure(
-    bed: Bed, command: Sequence[str], environment: Mapping[str, str], *, parse: bool = False
-) -> dict[str, Any]:
+def measure(bed: Bed, command: Sequence[str], environment: Mapping[str, str], *, parse: bool = False) -> dict[str, Any]:
     """Run a command through measured.py, in a process group that goes away with this call.
 
     Raises BenchmarkError, quoting what the command said, when it fails.
@@ -296,7 +295,7 @@ def _stop_group(process: subprocess.Popen[str]) -> None:
 
 
 @contextlib.contextmanager
-def _server_cpu(bed: Bed) -> Iterator[dict[str, Any]]:
+def server_cpu(bed: Bed) -> Iterator[dict[str, Any]]:
     """CPU seconds that the servers use meanwhile, filled in at the end."""
     used: dict[str, Any] = {}
     before = bed.server_cpu_seconds()
@@ -305,7 +304,7 @@ def _server_cpu(bed: Bed) -> Iterator[dict[str, Any]]:
     used |= {f"{server}_cpu_seconds": after[server] - before[server] for server in before}
 
 
-def _cost(figures: dict[str, Any]) -> dict[str, Any]:
+def cost(figures: dict[str, Any]) -> dict[str, Any]:
     return {name: figures[name] for name in ("wall_seconds", "cpu_seconds", "peak_bytes")}
 
 

@@ -15,7 +15,7 @@ MEASURED_IMPORTS = (_PACKAGE_IMPORT, _DAGSTER_IMPORT)
 
 def speed_table(runs: Sequence[Run]) -> Table:
     """Wall seconds of the whole process, and of its work alone, beside the script."""
-    table = _table("seconds", "contender", "process", "min", "max", "rows/s", "to gzip -6", "steps", "to gzip -6")
+    table = table_of("seconds", "contender", "process", "min", "max", "rows/s", "to gzip -6", "steps", "to gzip -6")
     for name, own in _by_contender(runs).items():
         wall = [run.wall_seconds for run in own]
         table.add_row(
@@ -34,7 +34,7 @@ def speed_table(runs: Sequence[Run]) -> Table:
 def cost_table(runs: Sequence[Run], eligible_bytes: int) -> Table:
     """CPU, memory, and what lies in the store."""
     columns = ("CPU s", "PostgreSQL CPU s", "S3 CPU s", "peak MiB", "stored", "objects", "compression")
-    table = _table("cost", "contender", *columns)
+    table = table_of("cost", "contender", *columns)
     for name, own in _by_contender(runs).items():
         table.add_row(
             TITLES[name],
@@ -55,7 +55,7 @@ def steps_table(runs: Sequence[Run]) -> Table | None:
     if not archivers:
         return None
     steps = list(next(iter(archivers.values()))[0].steps)
-    table = _table("seconds per step", "contender", *steps, "sum")
+    table = table_of("seconds per step", "contender", *steps, "sum")
     for name, own in archivers.items():
         seconds = [f"{median(run.steps[step] for run in own):.2f}" for step in steps]
         table.add_row(TITLES[name], *seconds, f"{_median(own, _engine_seconds):.2f}")
@@ -83,7 +83,7 @@ def share_table(runs: Sequence[Run], imports: dict[str, list[float]]) -> Table |
     }
     paired = _pairs(own[Contender.dagster], own[Contender.direct], lambda run: run.wall_seconds)
     parts["more than --direct, in pairs"] = median(ours - theirs for ours, theirs in paired)
-    table = _table("archiver run, where the seconds go", "part", "seconds", "share")
+    table = table_of("archiver run, where the seconds go", "part", "seconds", "share")
     for part, seconds in parts.items():
         table.add_row(part, f"{seconds:.2f}", f"{seconds / whole:.0%}")
     return table
@@ -91,13 +91,13 @@ def share_table(runs: Sequence[Run], imports: dict[str, list[float]]) -> Table |
 
 def memory_table(peaks: Sequence[dict[str, int]]) -> Table:
     """Peak memory of one `archiver run` by rows and batch size."""
-    table = _table("memory of archiver run, jsonl.gz, one window", "rows", "batch size", "peak MiB")
+    table = table_of("memory of archiver run, jsonl.gz, one window", "rows", "batch size", "peak MiB")
     for peak in peaks:
         table.add_row(f"{peak['rows']:,}", f"{peak['batch_size']:,}", f"{peak['peak_bytes'] / _MIB:,.0f}")
     return table
 
 
-def _table(title: str, first: str, *numbers: str) -> Table:
+def table_of(title: str, first: str, *numbers: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column(first)
     for name in numbers:

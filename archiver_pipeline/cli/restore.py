@@ -13,15 +13,13 @@ from archiver_pipeline.cli.listing import list_archives
 from archiver_pipeline.cli.options import (
     ConfigOption,
     DatabaseOption,
-    EndDayOption,
     JsonOption,
-    StartDayOption,
     TableOption,
     date_range,
     open_config,
 )
 from archiver_pipeline.cli.progress import RunListener
-from archiver_pipeline.cli.restoring import RestoreNames, resolve_names, run_restore
+from archiver_pipeline.cli.restoring import RestoreNames, listed_table, resolve_names, run_restore
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.restore import (
     ConflictStrategy,
@@ -32,10 +30,14 @@ from archiver_pipeline.domain.restore import (
     SchemaStrategy,
 )
 from archiver_pipeline.engine.restore import RestorePreview, preview_restore
+from archiver_pipeline.engine.selection import Selection
 from archiver_pipeline.errors import ConfigError
+from archiver_pipeline.orchestration.names import plain_name
 from archiver_pipeline.orchestration.runtime import open_restore
 
 _OBJECTS_SHOWN = 20
+_NARROWEST_NAME = 26
+_DAY_FORMATS = ["%Y-%m-%d"]
 
 
 def restore(
@@ -47,13 +49,25 @@ def restore(
     ] = None,
     s3_key: Annotated[
         str | None,
-        typer.Option("--s3-key", help="Restore this archive: a key, or s3://bucket/key.", show_default=False),
+        typer.Option(
+            "--s3-key",
+            help="Restore this archive: a key, or s3://bucket/key; the key of its manifest or receipt will do.",
+            show_default=False,
+        ),
     ] = None,
     restore_all: Annotated[
         bool, typer.Option("--restore-all", help="Restore every archive of the table (within the dates).")
     ] = False,
-    start_date: StartDayOption = None,
-    end_date: EndDayOption = None,
+    start_date: Annotated[
+        datetime | None,
+        typer.Option(
+            "--start-date", formats=_DAY_FORMATS, help="First day of rows (UTC, inclusive).", show_default=False
+        ),
+    ] = None,
+    end_date: Annotated[
+        datetime | None,
+        typer.Option("--end-date", formats=_DAY_FORMATS, help="Last day of rows (UTC, inclusive).", show_default=False),
+    ] = None,
     to_database: Annotated[
         str | None, typer.Option("--to-database", help="Restore into this configured database.", show_default=False)
     ] = None,
@@ -134,7 +148,10 @@ def restore(
         archiver restore --s3-key archives/orders/audit_log/year=2025/month=01/day=31/audit_log_2025-01-31_1f.jsonl.gz
     """
     if s3_key is None and not restore_all:
-        list_archives(config, database, table, start_date, end_date, objects=True, as_json=as_json)
+        listed = listed_table(schema, table)
+        list_archives(config, database, listed, start_date, end_date, objects=True, as_json=as_json)
+        if not as_json:
+            _say_how_to_restore()
         return
     if s3_key is not None and restore_all:
         raise ConfigError("--s3-key and --restore-all exclude each other", hint="leave one of them out")
@@ -169,6 +186,13 @@ def restore(
     raise typer.Exit(_exit_code(listener))
 
 
+def _say_how_to_restore() -> None:
+    errors.print(
+        "Nothing was restored: choose an archive with --s3-key KEY, or all of a table with --restore-all.",
+        highlight=False,
+    )
+
+
 def _preview(loaded: LoadedConfig, request: RestoreRequest) -> RestorePreview:
     session = open_restore(loaded, request, run_id="dry-run", progress=RunListener())
     try:
@@ -194,26 +218,41 @@ def _print_preview(preview: RestorePreview, *, as_json: bool) -> None:
         return
     for drift in preview.drifts:
         warn(f"columns changed since: {drift}")
-    for problem in preview.problems:
-        warn(problem)
-    table = Table(
-        "archive", "rows", "stored", "state", title=f"{selection.request.source} → {selection.request.target}"
-    )
-    table.columns[0].overflow = "fold"
-    for archive in selection.archives:
-        table.add_row(archive.data_key, f"{archive.receipt.rows:,}", size(archive.receipt.object_bytes), "readable")
-    for archive in selection.waiting:
-        table.add_row(archive.data_key, f"{archive.receipt.rows:,}", size(archive.receipt.object_bytes), "cold")
-    table.add_section()
-    table.add_row(f"{len(selection.archives)} readable archives", f"{selection.rows:,}", "", "")
-    output.print(table)
+    refused = [(key, reason) for key, _, reason in (text.partition(": ") for text in preview.problems)]
+    for line in _by_reason(refused):
+        warn(line)
+    _print_selection(selection)
     _print_remembered(selection.remembered)
+    if selection.pending:
+        output.print(f"{selection.pending:,} pending batches are not taken: `archiver run` settles them.", markup=False)
+    if refused:
+        output.print(f"{_count(len(refused))} would be refused.", highlight=False)
     if selection.waiting:
         output.print(
-            f"{len(selection.waiting)} archives are in a cold class: retrieving them costs about"
-            f" ${selection.retrieval_dollars:,.4f} and takes until {_moment(selection.ready_at)}."
+            f"{_count(len(selection.waiting))} in a cold class: {selection.started:,} retrievals would be started, for"
+            f" about ${selection.retrieval_dollars:,.4f}; all readable at about {_moment(selection.ready_at)}.",
+            highlight=False,
         )
     output.print("Dry run: nothing was changed, nothing was written.")
+
+
+def _print_selection(selection: Selection) -> None:
+    """One line per archive in the order of their keys, the last one for all; a long list shows its beginning."""
+    output.print(f"{selection.request.source} → {selection.request.target}", markup=False, highlight=False)
+    found = [(archive, "readable") for archive in selection.archives]
+    found += [(archive, "cold") for archive in selection.waiting]
+    table = Table("archive", "rows", "stored", "state")
+    table.columns[0].overflow = "fold"
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for archive, state in sorted(found, key=lambda pair: pair[0].data_key)[:_OBJECTS_SHOWN]:
+        receipt = archive.receipt
+        table.add_row(_file(archive.data_key), f"{receipt.rows:,}", size(receipt.object_bytes), state)
+    table.add_section()
+    rows = sum(archive.receipt.rows for archive, _ in found)
+    stored = sum(archive.receipt.object_bytes for archive, _ in found)
+    table.add_row(_total(len(found)), f"{rows:,}", size(stored), "")
+    output.print(table)
 
 
 def _preview_as_dict(preview: RestorePreview) -> dict[str, object]:
@@ -224,6 +263,8 @@ def _preview_as_dict(preview: RestorePreview) -> dict[str, object]:
         "archives": [asdict(archive.receipt) for archive in selection.archives],
         "rows": selection.rows,
         "waiting": [archive.data_key for archive in selection.waiting],
+        "retrievals_to_start": selection.started,
+        "pending": selection.pending,
         "ready_at": selection.ready_at,
         "retrieval_dollars": selection.retrieval_dollars,
         "restored_before": selection.remembered,
@@ -265,7 +306,8 @@ def _print_report(report: RestoreReport) -> None:
     for warning in report.warnings:
         warn(warning)
     if not report.objects:
-        output.print(f"{report.source}: nothing to restore: no archive is in these dates and not restored before.")
+        why = "nothing new to restore" if report.remembered else "nothing to restore: no archive has rows in these days"
+        output.print(f"{report.source}: {why}.", markup=False, highlight=False)
         _print_remembered(report.remembered)
         return
     output.print(_objects_table(report))
@@ -273,6 +315,7 @@ def _print_report(report: RestoreReport) -> None:
     output.print(
         f"{report.restored_rows:,} rows restored into {report.target} in {duration(report.seconds)}"
         f" ({per_second:,.0f} rows/s).",
+        markup=False,
         highlight=False,
     )
     _print_remembered(report.remembered)
@@ -280,42 +323,84 @@ def _print_report(report: RestoreReport) -> None:
         output.print(f"Their days are not archived again before {_moment(report.protected_until)}.", highlight=False)
     if waiting := report.count(RestoreOutcome.waiting):
         output.print(
-            f"{waiting} archives are being retrieved from a cold class (about ${report.retrieval_dollars:,.4f}):"
-            f" run the same command again after {_moment(report.ready_at)}, or let the sensor do it.",
+            f"{_count(waiting)} being retrieved from a cold class (about ${report.retrieval_dollars:,.4f}):"
+            f" run the same command again after {_moment(report.ready_at)}, or let the sensor"
+            f" retrieved_{plain_name(report.target.database)} do it.",
             highlight=False,
         )
-    for item in report.objects:
-        if item.outcome is RestoreOutcome.failed:
-            text = item.reason if item.data_key in item.reason else f"{item.data_key}: {item.reason}"
-            errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    failed = [
+        (item.data_key, item.reason.removeprefix(f"{item.data_key}: "))
+        for item in report.objects
+        if item.outcome is RestoreOutcome.failed
+    ]
+    for line in _by_reason(failed):
+        errors.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _by_reason(refused: list[tuple[str, str]]) -> list[str]:
+    """One line per reason, out of keys and reasons: damage has its own, a table that changed has the same for all."""
+    keys: dict[str, list[str]] = {}
+    for key, reason in refused:
+        keys.setdefault(reason, []).append(key)
+    return [
+        f"{_count(len(found))}, the first of them {found[0]}: {reason}" if len(found) > 1 else f"{found[0]}: {reason}"
+        for reason, found in keys.items()
+    ]
 
 
 def _objects_table(report: RestoreReport) -> Table:
-    """One line per object, the last one for all; a long list shows its failures and its beginning."""
-    table = Table("archive", "outcome", "rows", "restored", "replaced", "skipped", "left out", "failed")
+    """One line per object, the last one for all; a long list shows its failures and its beginning.
+
+    Kinds of rows that there are none of have no column.
+    """
+    kinds = {
+        "restored": [item.restored_rows for item in report.objects],
+        "replaced": [item.replaced_rows for item in report.objects],
+        "skipped": [item.skipped_rows for item in report.objects],
+        "left out": [item.filtered_rows for item in report.objects],
+        "failed": [item.failed_rows for item in report.objects],
+    }
+    told = {kind: counts for kind, counts in kinds.items() if kind == "restored" or any(counts)}
+    table = Table("archive", "outcome", "rows", *told)
     table.columns[0].overflow = "fold"
+    table.columns[0].min_width = _NARROWEST_NAME
     for column in table.columns[2:]:
         column.justify = "right"
-    unlucky = [item for item in report.objects if item.outcome is not RestoreOutcome.restored]
-    others = [item for item in report.objects if item.outcome is RestoreOutcome.restored]
-    shown = [*unlucky, *others][:_OBJECTS_SHOWN]
-    for item in sorted(shown, key=lambda item: item.data_key):
-        counts = (item.rows, item.restored_rows, item.replaced_rows, item.skipped_rows, item.filtered_rows)
-        name = item.data_key.rpartition("/")[2]
-        table.add_row(name, item.outcome.value, *(f"{count:,}" for count in (*counts, item.failed_rows)))
-    hidden = len(report.objects) - len(shown)
+    for index in _shown(report):
+        item = report.objects[index]
+        counts = (item.rows, *(counts[index] for counts in told.values()))
+        table.add_row(_file(item.data_key), item.outcome.value, *(f"{count:,}" for count in counts))
     table.add_section()
-    totals = (report.restored_rows, report.replaced_rows, report.skipped_rows, report.filtered_rows, report.failed_rows)
-    label = f"{len(report.objects):,} archives" + (f" ({hidden:,} not shown)" if hidden else "")
     rows = sum(item.rows for item in report.objects)
-    table.add_row(label, "", *(f"{count:,}" for count in (rows, *totals)))
+    totals = (rows, *(sum(counts) for counts in told.values()))
+    table.add_row(_total(len(report.objects)), "", *(f"{count:,}" for count in totals))
     return table
+
+
+def _shown(report: RestoreReport) -> list[int]:
+    """The objects that a long list shows: those that were not restored come before the others."""
+    numbers = range(len(report.objects))
+    unlucky_first = sorted(numbers, key=lambda number: report.objects[number].outcome is RestoreOutcome.restored)
+    return sorted(unlucky_first[:_OBJECTS_SHOWN])
+
+
+def _total(archives: int) -> str:
+    hidden = archives - _OBJECTS_SHOWN
+    return _count(archives) + (f" ({hidden:,} not shown; --json shows all)" if hidden > 0 else "")
+
+
+def _count(archives: int) -> str:
+    return f"{archives:,} archive" if archives == 1 else f"{archives:,} archives"
+
+
+def _file(key: str) -> str:
+    return key.rpartition("/")[2]
 
 
 def _print_remembered(remembered: int) -> None:
     if remembered:
         output.print(
-            f"{remembered:,} archives were restored before and left out; --ignore-watermark takes them again.",
+            f"{_count(remembered)} restored before and left out; --ignore-watermark takes them again.",
             highlight=False,
         )
 

@@ -8,7 +8,7 @@ from archiver_pipeline.cli.progress import RunListener
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.layout import table_of_key
-from archiver_pipeline.domain.restore import RestoreRequest
+from archiver_pipeline.domain.restore import RestoreOutcome, RestoreRequest
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.engine.restore import restore_archives
 from archiver_pipeline.errors import ArchiverError, ConfigError
@@ -52,9 +52,22 @@ def resolve_names(loaded: LoadedConfig, names: RestoreNames) -> ResolvedNames:
     else:
         data_key = _key_of(loaded, names.s3_key)
         source = _source_of_key(loaded, data_key)
+        _require_a_database(loaded, source, names)
         target = _overridden(_wanted(loaded, source, names), names)
     loaded.database(target.database)
     return ResolvedNames(source, target, data_key)
+
+
+def listed_table(schema: str | None, table: str | None) -> str | None:
+    """The table of a listing: its name, with the schema where one was written.
+
+    Raises ConfigError for a schema without a table.
+    """
+    if schema is None or (table or "").startswith(f"{schema}."):
+        return table
+    if table is None:
+        raise ConfigError("--schema alone names no table", hint="name it with --table")
+    return f"{schema}.{table}"
 
 
 def run_restore(
@@ -68,8 +81,14 @@ def run_restore(
         definitions = build_definitions(loaded, progress=lambda: listener)
         database = loaded.database(request.target.database)
         succeeded = run_restore_in_process(definitions, instance, database, request, log_level=log_level)
-        if not succeeded and not listener.errors and not listener.restores:
-            raise ArchiverError("the run failed outside the engine", hint="run again with --verbose")
+        if not succeeded and not _is_explained(listener):
+            error = ArchiverError("the run failed outside the engine", hint="run again with --verbose")
+            listener.archive_failed(request.target, error)
+
+
+def _is_explained(listener: RunListener) -> bool:
+    """Whether the engine has said why the run failed: an error, or objects that could not be restored."""
+    return bool(listener.errors) or any(report.count(RestoreOutcome.failed) for report in listener.restores)
 
 
 def _restore_directly(loaded: LoadedConfig, request: RestoreRequest, listener: RunListener) -> None:
@@ -105,10 +124,26 @@ def _wanted(loaded: LoadedConfig, source: TableName, names: RestoreNames) -> Tab
     database = names.database or source.database
     if names.table is None:
         return TableName(database, names.schema or source.schema, source.table)
-    for table in loaded.database(database).tables:
-        if names.table in (table.table, table.qualified_name) and names.schema in (None, table.schema):
-            return _name_of(table)
-    return TableName(database, names.schema or source.schema, names.table)
+    fitting = [
+        _name_of(table)
+        for table in loaded.database(database).tables
+        if names.table in (table.table, table.qualified_name) and names.schema in (None, table.schema)
+    ]
+    same = TableName(database, names.schema or source.schema, names.table)
+    if len(fitting) > 1 and same not in fitting:
+        known = ", ".join(map(str, fitting))
+        raise ConfigError(f"several tables fit as the target: {known}", hint="name one with --schema or --to-schema")
+    return same if same in fitting or not fitting else fitting[0]
+
+
+def _require_a_database(loaded: LoadedConfig, source: TableName, names: RestoreNames) -> None:
+    """Archives outlive databases: a key may be of one that is not configured any more."""
+    known = [database.id for database in loaded.databases]
+    if source.database not in known and names.to_database is None and names.database is None:
+        raise ConfigError(
+            f"the key is an archive of {source}, and no database {source.database!r} is configured",
+            hint=f"say with --to-database where to restore to; configured: {', '.join(known)}",
+        )
 
 
 def _key_of(loaded: LoadedConfig, written: str) -> str:

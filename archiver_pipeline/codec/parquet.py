@@ -125,7 +125,8 @@ def arrow_type(column: Column) -> pa.DataType:
     if column.is_key:
         return pa.string()
     numeric = _NUMERIC.fullmatch(column.type)
-    if numeric and 0 < int(numeric[1]) <= _MAX_DECIMAL_DIGITS:
+    # Since PostgreSQL 15 the scale may exceed the precision, which Parquet does not know.
+    if numeric and int(numeric[2]) <= int(numeric[1]) <= _MAX_DECIMAL_DIGITS:
         return pa.decimal128(int(numeric[1]), int(numeric[2]))
     return _TYPED_TEXT.get(column.type, pa.string())
 

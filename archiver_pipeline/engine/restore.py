@@ -25,7 +25,7 @@ from archiver_pipeline.engine.archived import blocks_of, proved_object, read_rec
 from archiver_pipeline.engine.protection import build_protection, record_protection
 from archiver_pipeline.engine.restore_session import RestoreSession
 from archiver_pipeline.engine.selection import Selection, moment_of_text, select_archives, watermark_of
-from archiver_pipeline.engine.turns import Turns
+from archiver_pipeline.engine.turns import Turn, Turns
 from archiver_pipeline.engine.watermark import Watermark
 from archiver_pipeline.errors import (
     ManifestError,
@@ -35,8 +35,15 @@ from archiver_pipeline.errors import (
     StoreError,
     VerificationError,
 )
-from archiver_pipeline.postgres.connection import Connection, source_errors
-from archiver_pipeline.postgres.copy_in import MergedRows, RowFilter, merge_rows, stage_columns, stage_lines
+from archiver_pipeline.postgres.connection import Connection, DeleteRefusedError, source_errors
+from archiver_pipeline.postgres.copy_in import (
+    MergedRows,
+    RowFilter,
+    explained_refusal,
+    merge_rows,
+    stage_columns,
+    stage_lines,
+)
 from archiver_pipeline.postgres.eligible import source_clock
 from archiver_pipeline.postgres.landing import Landing, SchemaDriftError, plan_landing
 from archiver_pipeline.postgres.sequences import advance_sequences
@@ -50,7 +57,7 @@ _LAST_DAY = datetime.max.replace(tzinfo=UTC) - timedelta(days=2)
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """What became of a selection's archives, in its order."""
+    """What became of a selection's archives."""
 
     selection: Selection
     objects: tuple[RestoredObject, ...]
@@ -98,6 +105,7 @@ def restore_selection(session: RestoreSession, selection: Selection) -> Restorat
     """Protect the windows, then restore every readable archive, several at once, each in its own transaction.
 
     Where archives hold versions of the same key the newest wins, whatever the order in which workers finish.
+    A second try in the same session, after an error, takes only the archives that the first one did not restore.
     Raises LockHeldError when an archive run or another restore works on the target.
     """
     started = perf_counter()
@@ -107,13 +115,16 @@ def restore_selection(session: RestoreSession, selection: Selection) -> Restorat
     with source_errors(session.target):
         shape = inspect_target(session.connection, request.target, request.conflict)
         protected_until = _protect(session, selection.archives)
-    in_turn = _in_turn(request.conflict, selection.archives)
-    work = _Work(session, shape, Turns(turn for turn, _ in in_turn))
+    left = [archive for archive in selection.archives if archive.receipt.batch_id not in session.restored]
+    ordered = _in_order(request.conflict, left)
+    work = _Work(session, shape, Turns([_turn_of(archive) for archive in ordered]))
     try:
-        objects = session.for_each(in_turn, work.restore)
+        done = session.for_each(tuple(enumerate(ordered)), work.restore)
     finally:
         work.watermark.flush(force=True)
-    warnings = (*_pending(selection), *work.warnings(), *_advance_sequences(session, shape, objects))
+    failed = [item for item in done if item.outcome is RestoreOutcome.failed]
+    objects = (*session.restored.values(), *failed)
+    warnings = (*_pending(selection), *work.warnings(), *_advance_sequences(session, shape))
     seconds = perf_counter() - started
     session.progress.step_finished(request.target, "restore", seconds)
     return Restoration(selection, objects, protected_until, warnings, seconds)
@@ -139,22 +150,15 @@ def report_restore(session: RestoreSession, restoration: Restoration) -> Restore
     return report
 
 
-def _in_turn(conflict: ConflictStrategy, archives: Sequence[Archive]) -> tuple[tuple[int, Archive], ...]:
-    """The archives, numbered by turn, in the order in which they must be merged so that the newest version wins.
-
-    The archives of one run hold different rows and share a turn. A later run may hold a later version of a key.
-    """
+def _in_order(conflict: ConflictStrategy, archives: Sequence[Archive]) -> list[Archive]:
+    """The archives in the order in which they must be merged so that the newest version of a row wins."""
     newest_first = conflict in (ConflictStrategy.skip, ConflictStrategy.fail)
-    ordered = sorted(archives, key=lambda archive: archive.receipt.settled_at, reverse=newest_first)
-    turns: dict[tuple[str, str], int] = {}
-    for archive in ordered:
-        turns.setdefault(_run_of(archive), len(turns))
-    numbered = [(turns[_run_of(archive)], archive) for archive in ordered]
-    return tuple(sorted(numbered, key=lambda pair: pair[0]))
+    return sorted(archives, key=lambda archive: _turn_of(archive).settled_at, reverse=newest_first)
 
 
-def _run_of(archive: Archive) -> tuple[str, str]:
-    return archive.receipt.run_id, archive.receipt.settled_by
+def _turn_of(archive: Archive) -> Turn:
+    receipt = archive.receipt
+    return Turn((receipt.run_id, receipt.settled_by), moment_of_text(receipt.settled_at))
 
 
 class _Work:
@@ -170,16 +174,21 @@ class _Work:
 
     def restore(self, numbered: tuple[int, Archive]) -> RestoredObject:
         """One object, whole or not at all."""
+        session = self._session
         turn, archive = numbered
         started = perf_counter()
         with self._turns.taking(turn):
             try:
                 merged = self._restore_rows(archive, turn)
+            except DeleteRefusedError as refusal:
+                reason = str(explained_refusal(refusal, session.request.conflict))
+                done = _failed(archive, reason, perf_counter() - started)
             except _OWN_ERRORS as error:
                 done = _failed(archive, str(error), perf_counter() - started)
             else:
                 done = _restored(archive, merged, perf_counter() - started)
-        session = self._session
+                session.restored[done.batch_id] = done
+        self.watermark.flush()
         session.progress.batch_finished(session.request.target, "restore", done.rows, archive.receipt.rows_bytes)
         return done
 
@@ -193,7 +202,7 @@ class _Work:
             landing = plan_landing(connection, self._shape, manifest, request.schema)
             with proved_object(session.store, manifest) as file, connection.transaction():
                 _stage(connection, landing, file)
-                self._turns.wait_for(turn, session.stopping)
+                self._turns.wait_for(turn, moment_of_text(manifest.extracted_at), session.stopping)
                 session.lock.require_held()
                 merged = merge_rows(
                     connection, landing, request.conflict, self._filter(manifest), lossy=request.allow_lossy_casts
@@ -308,9 +317,8 @@ def _pending(selection: Selection) -> list[str]:
     ]
 
 
-def _advance_sequences(session: RestoreSession, shape: TargetShape, objects: Sequence[RestoredObject]) -> list[str]:
-    if not any(item.restored_rows for item in objects):
-        return []
+def _advance_sequences(session: RestoreSession, shape: TargetShape) -> list[str]:
+    """Also when nothing was restored: the restore before may have been killed after its last row."""
     try:
         with source_errors(session.target):
             moved = advance_sequences(session.connection, shape)

@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from archiver_pipeline.codec.predicates import parse_predicate
-from archiver_pipeline.domain.layout import RECEIPT_SUFFIX, BatchState, StoredBatch, batch_stem_of, group_batches
+from archiver_pipeline.domain.layout import (
+    RECEIPT_SUFFIX,
+    BatchState,
+    StoredBatch,
+    batch_stem_of,
+    group_batches,
+    table_of_key,
+)
 from archiver_pipeline.domain.restore import Archive, RestoreRequest
-from archiver_pipeline.domain.windows import start_of_day
 from archiver_pipeline.engine.archived import list_stored, read_receipt
 from archiver_pipeline.engine.restore_session import RestoreSession
 from archiver_pipeline.engine.retrieval import preview_retrieval, retrieve_cold
@@ -116,8 +122,11 @@ def _read_receipts(session: RestoreSession, batches: Sequence[StoredBatch]) -> l
 def _named_batch(session: RestoreSession, key: str) -> StoredBatch:
     try:
         stem = batch_stem_of(key)
+        table = table_of_key(session.store.settings.prefix, key)
     except ValueError as error:
         raise ConfigError(f"{error}", hint="`archiver list --objects` shows the keys") from error
+    if table != session.request.source:
+        raise ConfigError(f"{key} is an object of {table}, not of {session.request.source}", hint="name its own table")
     batches = group_batches(session.store.list_objects(stem + "."))
     if not batches:
         raise PreflightError(f"there is no object {key!r}", hint="`archiver list --objects` shows the keys")
@@ -164,13 +173,11 @@ def _may_reach(session: RestoreSession, batch: StoredBatch, *, is_oldest: bool) 
 def _within_days(session: RestoreSession, found: Sequence[Archive]) -> list[Archive]:
     """The archives with rows in the days, by the times that their receipts state."""
     request = session.request
-    first = start_of_day(request.start) if request.start else None
-    end = start_of_day(request.end) + timedelta(days=1) if request.end else None
     return [
         archive
         for archive in found
-        if (first is None or moment_of_text(archive.receipt.last_row_time) >= first)
-        and (end is None or moment_of_text(archive.receipt.first_row_time) < end)
+        if (request.start is None or moment_of_text(archive.receipt.last_row_time).date() >= request.start)
+        and (request.end is None or moment_of_text(archive.receipt.first_row_time).date() <= request.end)
     ]
 
 

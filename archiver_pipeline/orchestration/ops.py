@@ -6,17 +6,19 @@ errors ask for a retry themselves; everything else fails the run and says why.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
 
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.domain.batch import Deletion, Encoding, Extraction, Plan, Upload, Verification
+from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.windows import Window, WindowUnit, window_of_key
 from archiver_pipeline.engine.compress import compress_batches
 from archiver_pipeline.engine.delete import delete_batches
 from archiver_pipeline.engine.extract import extract_batches
 from archiver_pipeline.engine.plan import plan_archive
+from archiver_pipeline.engine.progress import Progress
 from archiver_pipeline.engine.report import report_archive
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.upload import upload_batches
@@ -140,8 +142,18 @@ def run_windows(context: dg.AssetExecutionContext, settings: TableSettings) -> l
     return [window_of_key(unit, key, first=settings.first_window) for key in sorted(context.partition_keys)]
 
 
+class Session(Protocol):
+    """What the errors of a step are told with."""
+
+    @property
+    def name(self) -> TableName: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+
 @contextmanager
-def engine_errors(context: dg.AssetExecutionContext, session: ArchiveSession) -> Iterator[None]:
+def engine_errors(context: dg.OpExecutionContext | dg.AssetExecutionContext, session: Session) -> Iterator[None]:
     """Transient errors ask for a retry of the step; all others fail the run at once, in words.
 
     A run of the queue waits for the table lock: a backfill puts several runs of one table side by side. A run of the
@@ -161,7 +173,7 @@ def engine_errors(context: dg.AssetExecutionContext, session: ArchiveSession) ->
         raise _failure(session, error) from error
 
 
-def _failure(session: ArchiveSession, error: ArchiverError) -> dg.Failure:
+def _failure(session: Session, error: ArchiverError) -> dg.Failure:
     session.progress.archive_failed(session.name, error)
     return dg.Failure(
         description=str(error),

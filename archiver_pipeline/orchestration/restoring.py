@@ -1,41 +1,48 @@
 """Restore in Dagster: per database one asset of what was restored into it, and a sensor that goes on with cold ones."""
 
-import contextlib
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from archiver_pipeline.config.effective import DatabaseSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.layout import table_of_key
 from archiver_pipeline.domain.restore import (
     ConflictStrategy,
+    RestoredObject,
     RestoreOutcome,
     RestoreReport,
     RestoreRequest,
     RetrievalTier,
     SchemaStrategy,
 )
+from archiver_pipeline.domain.retrieval import Readiness
 from archiver_pipeline.domain.table import TableName
-from archiver_pipeline.engine.progress import SilentProgress
 from archiver_pipeline.engine.restore import Restoration, report_restore, restore_selection
+from archiver_pipeline.engine.retrieval import readiness_of
 from archiver_pipeline.engine.selection import Selection, select_archives
 from archiver_pipeline.errors import ArchiverError, ConfigError
 from archiver_pipeline.orchestration.names import plain_name, pool_of
 from archiver_pipeline.orchestration.ops import engine_errors
-from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, ArchiverRuntime, open_restore
+from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, ArchiverRuntime
+from archiver_pipeline.storage.s3 import S3Store
 
 RETRIEVAL_TAG = "archiver/retrieval"
-"""On runs of which archives are being retrieved from a cold class: `waiting`, later `continued`."""
+"""On runs of which archives are being retrieved from a cold class: `waiting`, later `continued`, or `expired`."""
+
+CONTINUES_TAG = "archiver/continues"
+"""On runs that take what an earlier one had to wait for: the id of that run."""
 
 RESTORED_DATABASE_TAG = "archiver/restored_database"
 
 _SENSOR_SECONDS = 600
 _RUNS_PER_TICK = 20
 _OBJECTS_SHOWN = 100
+_MOST_RETRIEVAL_DAYS = 365
+_WAITING_KEYS = "waiting_keys"
 
 
 class RestoreConfig(dg.Config):
@@ -54,27 +61,29 @@ class RestoreConfig(dg.Config):
     where: str | None = Field(None, description="Only rows for which this predicate is true.")
     allow_lossy_casts: bool = Field(False, description="Take values that lose something in a changed type.")
     ignore_watermark: bool = Field(False, description="Restore what was restored before, too.")
-    protect_days: int | None = Field(None, ge=0, description="Days until restored rows may be archived again.")
+    protect_days: int | None = Field(None, description="Days until restored rows may be archived again.")
     retrieval_tier: RetrievalTier = Field(RetrievalTier.Standard, description="For archives in a cold class.")
-    retrieval_days: int = Field(7, ge=1, le=365, description="Days a cold archive stays readable.")
-
-    @field_validator("start_date", "end_date")
-    @classmethod
-    def _is_day(cls, value: str | None) -> str | None:
-        if value is not None:
-            date.fromisoformat(value)
-        return value
+    retrieval_days: int = Field(7, description="Days a cold archive stays readable, 1 to 365.")
+    only_keys: list[str] = Field([], description="Of these archives, only the ones with these keys; empty: all.")
 
 
 def request_of(config: RestoreConfig, database_id: str, prefix: str) -> RestoreRequest:
-    """The request that a run's config describes. Raises ConfigError when it names no source."""
+    """The request that a run's config describes. Raises ConfigError when it names no source or two, or days that
+    make no sense: raised here, it is told in words; of a constraint of the field the UI would show a stack trace."""
     source = _source_of(config, database_id, prefix)
+    start, end = _day("start_date", config.start_date), _day("end_date", config.end_date)
+    if start and end and end < start:
+        raise ConfigError(f"end_date {end} is before start_date {start}", hint="swap them")
+    if config.protect_days is not None and config.protect_days < 0:
+        raise ConfigError(f"protect_days {config.protect_days} is below 0", hint="0 protects nothing")
+    if not 1 <= config.retrieval_days <= _MOST_RETRIEVAL_DAYS:
+        raise ConfigError(f"retrieval_days {config.retrieval_days} is not between 1 and {_MOST_RETRIEVAL_DAYS}")
     return RestoreRequest(
         source=source,
         target=TableName(database_id, config.to_schema or source.schema, config.to_table or source.table),
         data_key=config.s3_key,
-        start=date.fromisoformat(config.start_date) if config.start_date else None,
-        end=date.fromisoformat(config.end_date) if config.end_date else None,
+        start=start,
+        end=end,
         conflict=config.conflict_strategy,
         schema=config.schema_strategy,
         where=config.where,
@@ -83,6 +92,7 @@ def request_of(config: RestoreConfig, database_id: str, prefix: str) -> RestoreR
         protect_days=config.protect_days,
         retrieval_tier=config.retrieval_tier,
         retrieval_days=config.retrieval_days,
+        only_keys=tuple(config.only_keys),
     )
 
 
@@ -105,6 +115,7 @@ def config_of(request: RestoreRequest) -> RestoreConfig:
         protect_days=request.protect_days,
         retrieval_tier=request.retrieval_tier,
         retrieval_days=request.retrieval_days,
+        only_keys=list(request.only_keys),
     )
 
 
@@ -157,38 +168,69 @@ def retrieval_sensor(config: LoadedConfig, database: DatabaseSettings) -> dg.Sen
         waiting = context.instance.get_runs(
             dg.RunsFilter(tags={RETRIEVAL_TAG: "waiting", RESTORED_DATABASE_TAG: database.id}), limit=_RUNS_PER_TICK
         )
-        requests = [found for run in waiting if (found := _go_on(config, database, context, run)) is not None]
-        reason = f"{len(waiting)} restores wait for their archives" if waiting else "no restore waits for its archives"
-        return dg.SensorResult(requests) if requests else dg.SensorResult(skip_reason=reason)
+        requests: list[dg.RunRequest] = []
+        reasons, problems = [], []
+        for run in waiting:
+            try:
+                look = _look(config, database, context, run)
+            except ArchiverError as error:
+                context.log.error("restore of run %s: %s", run.run_id, error)
+                problems.append(f"restore {run.run_id}: {error}")
+            else:
+                if isinstance(look, str):
+                    reasons.append(look)
+                else:
+                    requests.append(look)
+        if requests:
+            return dg.SensorResult(requests)
+        if problems:
+            raise dg.Failure("could not ask for the archives: " + "; ".join(problems))
+        return dg.SensorResult(skip_reason="; ".join(reasons) or "no restore waits for its archives")
 
     return retrieved
 
 
-def _go_on(
+def _look(
     config: LoadedConfig, database: DatabaseSettings, context: dg.SensorEvaluationContext, run: dg.DagsterRun
-) -> dg.RunRequest | None:
-    """The run that takes what is readable now; None while something still waits."""
-    ops: Any = run.run_config["ops"]
-    written = RestoreConfig(**ops[_name(database)]["ops"]["select"]["config"])
-    # What the first run restored is remembered, also when it was told to ignore that: only the rest is left to do.
-    left = written.model_copy(update={"ignore_watermark": False})
-    request = request_of(left, database.id, config.store.prefix)
-    try:
-        with contextlib.closing(open_restore(config, request, run_id="sensor", progress=SilentProgress())) as session:
-            selection = select_archives(session, dry_run=True)
-    except ArchiverError as error:
-        context.log.error("restore of run %s: %s", run.run_id, error)
-        return None
-    # One that nobody retrieves any more has expired: only a new run starts it again.
-    if len(selection.waiting) > selection.started:
-        return None
-    context.instance.add_run_tags(run.run_id, {RETRIEVAL_TAG: "continued"})
+) -> dg.RunRequest | str:
+    """The run that takes what the waiting run could not read, or why there is none.
+
+    The waiting run is marked only when the new one is there, so that a request that got lost is made again.
+    Raises ArchiverError when the store could not be asked.
+    """
+    instance = context.instance
+    keys = _waiting_keys(instance, run)
+    continued = instance.get_runs(dg.RunsFilter(tags={CONTINUES_TAG: run.run_id}), limit=1)
+    if continued or not keys:
+        instance.add_run_tags(run.run_id, {RETRIEVAL_TAG: "continued"})
+        return f"restore {run.run_id} goes on in run {continued[0].run_id}" if continued else f"{run.run_id} is done"
+    readiness = readiness_of(S3Store(config.store), keys, now=datetime.now(UTC))
+    if readiness is Readiness.retrieving:
+        return f"restore {run.run_id} waits for {len(keys)} archives"
+    if readiness is Readiness.cold:
+        instance.add_run_tags(run.run_id, {RETRIEVAL_TAG: "expired"})
+        context.log.error("restore of run %s: retrieved copies expired before they were read: run it again", run.run_id)
+        return f"restore {run.run_id} waits in vain: retrieved copies expired before they were read; run it again"
     return dg.RunRequest(
         run_key=f"{run.run_id}:retrieved",
         asset_selection=[restored_key(database)],
-        run_config=restore_run_config(database, left),
-        tags={RESTORED_DATABASE_TAG: database.id},
+        run_config=restore_run_config(database, _config_of_run(database, run).model_copy(update={"only_keys": keys})),
+        tags={RESTORED_DATABASE_TAG: database.id, CONTINUES_TAG: run.run_id},
     )
+
+
+def _waiting_keys(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+    """The archives that a run has noted as being retrieved."""
+    records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION).records
+    observed = [record.event_log_entry.dagster_event for record in records]
+    noted = [event.asset_observation_data.asset_observation.metadata for event in observed if event]
+    keys: list[Any] = [metadata[_WAITING_KEYS].value for metadata in noted if _WAITING_KEYS in metadata]
+    return list(keys[-1]) if keys else []
+
+
+def _config_of_run(database: DatabaseSettings, run: dg.DagsterRun) -> RestoreConfig:
+    ops: Any = run.run_config["ops"]
+    return RestoreConfig(**ops[_name(database)]["ops"]["select"]["config"])
 
 
 def _select_op(config: LoadedConfig, database: DatabaseSettings) -> dg.OpDefinition:
@@ -223,18 +265,18 @@ def _restore_op(database: DatabaseSettings) -> dg.OpDefinition:
 
 
 def _report_op(database: DatabaseSettings) -> dg.OpDefinition:
-    def report(context: dg.OpExecutionContext, restoration: Restoration) -> Any:
+    def report(context: dg.OpExecutionContext, restoration: Restoration) -> dg.Output[None]:
         session = _runtime(context).restore_session(restoration.selection.request)
         with engine_errors(context, session):
             report = report_restore(session, restoration)
-        if report.count(RestoreOutcome.waiting):
-            context.instance.add_run_tags(
-                context.run_id, {RETRIEVAL_TAG: "waiting", RESTORED_DATABASE_TAG: database.id}
-            )
+        for warning in report.warnings:
+            context.log.warning(warning)
+        _note_waiting(context, database, report)
         failed = report.count(RestoreOutcome.failed)
         if failed:
             raise dg.Failure(
-                f"{failed} of {len(report.objects)} archives could not be restored; the others were",
+                f"{failed} of {len(report.objects)} archives could not be restored; the others stay restored, and a new"
+                " run with the same config takes the rest (re-executing this one from its failure only reports again)",
                 metadata=dict(restore_metadata(report)),
                 allow_retries=False,
             )
@@ -242,6 +284,26 @@ def _report_op(database: DatabaseSettings) -> dg.OpDefinition:
 
     ins = {"restoration": dg.In(Restoration)}
     return _op(database, "report", report, ins, dg.Out(dg.Nothing), "Says what became of every archive.")
+
+
+def _note_waiting(context: dg.OpExecutionContext, database: DatabaseSettings, report: RestoreReport) -> None:
+    """Leave behind what the sensor needs, whether the run then succeeds or fails."""
+    waiting = [item.data_key for item in report.objects if item.outcome is RestoreOutcome.waiting]
+    if not waiting:
+        return
+    context.log.info(f"{len(waiting)} archives are being retrieved, readable at about {report.ready_at}")
+    context.log_event(
+        dg.AssetObservation(
+            restored_key(database),
+            description=f"{len(waiting)} archives are being retrieved from a cold class",
+            metadata={
+                _WAITING_KEYS: dg.MetadataValue.json(waiting),
+                "ready_at": str(report.ready_at),
+                "retrieval_dollars": report.retrieval_dollars,
+            },
+        )
+    )
+    context.instance.add_run_tags(context.run_id, {RETRIEVAL_TAG: "waiting", RESTORED_DATABASE_TAG: database.id})
 
 
 def restore_metadata(report: RestoreReport) -> Mapping[str, Any]:
@@ -263,6 +325,8 @@ def restore_metadata(report: RestoreReport) -> Mapping[str, Any]:
         "seconds": round(report.seconds, 3),
         "rows_per_second": round(per_second, 1),
         "protected_until": str(report.protected_until or "not protected"),
+        "ready_at": str(report.ready_at or "nothing is being retrieved"),
+        "retrieval_dollars": report.retrieval_dollars,
         "warnings": dg.MetadataValue.md("\n".join(f"- {text}" for text in report.warnings) or "none"),
         "per_object": dg.MetadataValue.table(
             [
@@ -272,13 +336,14 @@ def restore_metadata(report: RestoreReport) -> Mapping[str, Any]:
                         "outcome": item.outcome.value,
                         "rows": item.rows,
                         "restored": item.restored_rows,
+                        "replaced": item.replaced_rows,
                         "skipped": item.skipped_rows,
                         "filtered": item.filtered_rows,
                         "failed": item.failed_rows,
                         "reason": item.reason,
                     }
                 )
-                for item in report.objects[:_OBJECTS_SHOWN]
+                for item in sorted(report.objects, key=_is_restored)[:_OBJECTS_SHOWN]
             ]
         )
         if report.objects
@@ -286,15 +351,38 @@ def restore_metadata(report: RestoreReport) -> Mapping[str, Any]:
     }
 
 
+def _is_restored(item: RestoredObject) -> bool:
+    return item.outcome is RestoreOutcome.restored
+
+
 def _source_of(config: RestoreConfig, database_id: str, prefix: str) -> TableName:
+    """The named table, or that of the key. Raises ConfigError when both are written and differ, or neither is."""
+    named = None
     if config.table is not None:
-        return TableName(config.source_database or database_id, config.schema_name, config.table)
+        named = TableName(config.source_database or database_id, config.schema_name, config.table)
     if config.s3_key is None:
-        raise ConfigError("neither table nor s3_key says what to restore", hint="write one of them into the config")
+        if named is None:
+            raise ConfigError("neither table nor s3_key says what to restore", hint="write one of them into the config")
+        return named
     try:
-        return table_of_key(prefix, config.s3_key)
+        of_key = table_of_key(prefix, config.s3_key)
     except ValueError as error:
         raise ConfigError(str(error), hint="`archiver list --objects` shows the keys") from error
+    if named not in (None, of_key):
+        raise ConfigError(
+            f"s3_key is an archive of {of_key}, and the config names {named}",
+            hint="leave table out; to_schema and to_table say where to restore to",
+        )
+    return of_key
+
+
+def _day(field: str, text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"{field} {text!r} is no day", hint="write it like 2025-01-31") from error
 
 
 def _request(config: RestoreConfig, database_id: str, prefix: str) -> RestoreRequest:

@@ -7,7 +7,9 @@ import dagster as dg
 
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
+from archiver_pipeline.domain.restore import RestoreRequest
 from archiver_pipeline.engine.progress import Progress, SilentProgress
+from archiver_pipeline.engine.restore_session import RestoreSession
 from archiver_pipeline.engine.session import ArchiveSession
 
 RESOURCE_KEY = "archiver"
@@ -21,6 +23,7 @@ class ArchiverRuntime:
         self._run_id = run_id
         self._progress = progress
         self._sessions: dict[TableSettings, ArchiveSession] = {}
+        self._restore_sessions: dict[RestoreRequest, RestoreSession] = {}
 
     def session(self, settings: TableSettings) -> ArchiveSession:
         """The run's session of a table. It holds the table lock until the run ends."""
@@ -34,9 +37,34 @@ class ArchiverRuntime:
             )
         return self._sessions[settings]
 
+    def restore_session(self, request: RestoreRequest) -> RestoreSession:
+        """The run's session of a restore. It holds the target table's lock from its first use until the run ends."""
+        if request not in self._restore_sessions:
+            self._restore_sessions[request] = open_restore(
+                self._config, request, run_id=self._run_id, progress=self._progress
+            )
+        return self._restore_sessions[request]
+
     def close(self) -> None:
         for session in self._sessions.values():
             session.close()
+        for restoring in self._restore_sessions.values():
+            restoring.close()
+
+
+def open_restore(config: LoadedConfig, request: RestoreRequest, *, run_id: str, progress: Progress) -> RestoreSession:
+    """A session for one restore. Raises ConfigError when the target's database is not configured."""
+    database = config.database(request.target.database)
+    target = request.target
+    return RestoreSession(
+        request=request,
+        database=database,
+        settings=next((t for t in database.tables if (t.schema, t.table) == (target.schema, target.table)), None),
+        store_settings=config.store,
+        watermark_settings=config.watermark,
+        run_id=run_id,
+        progress=progress,
+    )
 
 
 def runtime_resource(config: LoadedConfig, progress: Callable[[], Progress] = SilentProgress) -> dg.ResourceDefinition:

@@ -25,6 +25,9 @@ PINNED_SETTINGS = {
     "TimeZone": "UTC",
     "bytea_output": "hex",
     "lc_monetary": "C",
+    "array_nulls": "on",
+    "xmloption": "content",
+    "quote_all_identifiers": "off",
     "client_encoding": "UTF8",
     "search_path": "",
     "jit": "off",
@@ -33,9 +36,12 @@ PINNED_SETTINGS = {
     "default_transaction_read_only": "off",
     "lock_timeout": f"{READ_LOCK_TIMEOUT_MS}ms",
 }
-"""With these a value's text is exact, and the same whoever asks. `row_security = off` turns a policy that would hide
-rows into an error. `read committed` lets a statement after a wait for a lock see what was committed during the wait:
-with a database's own default of `serializable` the fate of a batch would be read from before the wait."""
+"""With these a value's text is exact, and the same whoever asks. Three are for databases that were set otherwise: with
+`array_nulls = off` an array's NULL would be read back as the word "NULL", with `xmloption = document` no fragment of
+XML could be read back, and with `quote_all_identifiers = on` types would have other names. `row_security = off` turns
+a policy that would hide rows into an error. `read committed` lets a statement after a wait for a lock see what was
+committed during the wait: with a database's own default of `serializable` the fate of a batch would be read from
+before the wait."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -6,7 +6,7 @@ Everything happens in the transaction that the caller holds, so an object is res
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -16,7 +16,7 @@ from archiver_pipeline.domain.layout import DataFormat
 from archiver_pipeline.domain.predicate import Predicate
 from archiver_pipeline.domain.restore import ConflictStrategy
 from archiver_pipeline.domain.table import TimestampType
-from archiver_pipeline.errors import SourceError
+from archiver_pipeline.errors import ManifestError, SourceError
 from archiver_pipeline.postgres.connection import Connection, DeleteRefusedError, fetch_one
 from archiver_pipeline.postgres.eligible import table_reference, typed_literal
 from archiver_pipeline.postgres.landing import LandedColumn, Landing
@@ -66,7 +66,7 @@ def stage_lines(connection: Connection, blocks: Iterable[bytes]) -> None:
 
 
 def stage_columns(connection: Connection, landing: Landing, tables: Iterable[pa.Table]) -> None:
-    """COPY columns of text into a stage that has the target's types."""
+    """COPY columns of text into a stage that has the target's types. Raises ManifestError when one lacks."""
     names = [column.name for column in landing.columns]
     definitions = sql.SQL(", ").join(map(_definition, landing.columns))
     connection.execute(sql.SQL("CREATE TEMPORARY TABLE archiver_stage ({}) ON COMMIT DROP").format(definitions))
@@ -75,9 +75,15 @@ def stage_columns(connection: Connection, landing: Landing, tables: Iterable[pa.
     )
     with connection.cursor() as cursor, cursor.copy(copy) as stream:
         for table in tables:
+            _require_columns(table, names)
             sink = io.BytesIO()
             pa_csv.write_csv(table.select(names), sink, pa_csv.WriteOptions(include_header=False))
             stream.write(sink.getbuffer())
+
+
+def _require_columns(table: pa.Table, names: Iterable[str]) -> None:
+    if missing := sorted(set(names).difference(table.schema.names)):
+        raise ManifestError(f"the manifest names columns that the object does not have: {', '.join(missing)}")
 
 
 def merge_rows(
@@ -85,8 +91,8 @@ def merge_rows(
 ) -> MergedRows:
     """Write the staged rows that the filter takes. `lossy` allows casts to a changed type that lose something.
 
-    Raises RestoreRefusedError when a constraint or trigger says no, when a cast would lose something, or when the
-    rows that were written are not the archived ones.
+    Raises RestoreRefusedError when a cast would lose something, or when the rows that were written are not the
+    archived ones, and psycopg.Error when a constraint or a trigger says no.
     """
     merge = _Merge(connection, landing, conflict, rows)
     staged = merge.count_staged()
@@ -94,10 +100,7 @@ def merge_rows(
     if not lossy:
         merge.refuse_lossy_casts()
     replaced = merge.count_present() if conflict in _UPDATES else 0
-    try:
-        written = merge.write()
-    except DeleteRefusedError as refusal:
-        raise RestoreRefusedError(refusal.message, hint=_REFUSAL_HINTS[conflict]) from refusal
+    written = merge.write()
     if landing.shape.changes_rows:
         merge.require_all_present(taken)
     return MergedRows(
@@ -106,6 +109,11 @@ def merge_rows(
         skipped_rows=taken - written,
         filtered_rows=staged - taken,
     )
+
+
+def explained_refusal(refusal: DeleteRefusedError, conflict: ConflictStrategy) -> RestoreRefusedError:
+    """What a constraint or trigger said, now or at the commit, with what to do about it."""
+    return RestoreRefusedError(refusal.message, hint=_REFUSAL_HINTS[conflict])
 
 
 _REFUSAL_HINTS = {
@@ -277,9 +285,11 @@ def _within_days(rows: RowFilter, value: sql.Composed) -> Iterable[sql.Composed]
     moment = sql.SQL("{}::{}").format(value, sql.SQL(kind.value))
     if rows.start is not None:
         yield sql.SQL("{} >= {}").format(moment, typed_literal(f"{rows.start}{suffix}", kind.value))
-    if rows.end is not None:
-        end = rows.end + timedelta(days=1)
-        yield sql.SQL("{} < {}").format(moment, typed_literal(f"{end}{suffix}", kind.value))
+    if rows.end is not None and kind is TimestampType.date:
+        yield sql.SQL("{} <= {}").format(moment, typed_literal(f"{rows.end}", kind.value))
+    elif rows.end is not None:
+        # 24:00 is the next day, also after the last day that Python has.
+        yield sql.SQL("{} < {}").format(moment, typed_literal(f"{rows.end} 24:00:00{suffix[-3:]}", kind.value))
 
 
 def _definition(column: LandedColumn) -> sql.Composed:

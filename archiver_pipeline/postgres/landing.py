@@ -10,11 +10,12 @@ from archiver_pipeline.domain.layout import DataFormat
 from archiver_pipeline.domain.manifest import Manifest, ManifestColumn
 from archiver_pipeline.domain.restore import SchemaStrategy
 from archiver_pipeline.domain.table import Rendering
-from archiver_pipeline.errors import PreflightError
+from archiver_pipeline.errors import ManifestError, PreflightError
 from archiver_pipeline.postgres.connection import Connection, fetch_one
 from archiver_pipeline.postgres.target import TargetColumn, TargetShape
 
 _TEXT = "pg_catalog.text"
+_MODIFIER = re.compile(r"\([0-9]{1,9}(?:,-?[0-9]{1,9})?\)")
 _TYPE_NAME = re.compile(r'[\w "().,\[\]$-]+')
 
 
@@ -83,7 +84,8 @@ def plan_landing(connection: Connection, shape: TargetShape, manifest: Manifest,
     """Map an archive's columns to the target's.
 
     Raises SchemaDriftError with the diff when the strategy does not allow it, or no column is left to write, and
-    PreflightError when the target has no unique index within the archived key.
+    PreflightError when the target has no unique index within the archived key, ManifestError when the archive's format
+    is unknown.
     """
     drift = compare_columns(manifest.columns, _types_of(shape))
     if drift and strategy is SchemaStrategy.strict:
@@ -95,7 +97,7 @@ def plan_landing(connection: Connection, shape: TargetShape, manifest: Manifest,
     retyped = {one.name: _known_type(connection, one) for one in drift.retyped}
     landing = Landing(
         shape=shape,
-        format=DataFormat(manifest.format),
+        format=_format_of(manifest),
         columns=tuple(_landed(column, shape, manifest.format, retyped) for column in manifest.columns),
         arbiter=shape.arbiter_for(manifest.primary_key),
         timestamp_column=manifest.timestamp_column,
@@ -106,6 +108,15 @@ def plan_landing(connection: Connection, shape: TargetShape, manifest: Manifest,
             f"{manifest.data_key}: key column {', '.join(sorted(missing))} cannot be written to {shape.name}", drift
         )
     return landing
+
+
+def _format_of(manifest: Manifest) -> DataFormat:
+    try:
+        return DataFormat(manifest.format)
+    except ValueError as error:
+        raise ManifestError(
+            f"{manifest.data_key}: its manifest names the unknown format {manifest.format!r}"
+        ) from error
 
 
 def _types_of(shape: TargetShape) -> dict[str, str]:
@@ -133,17 +144,19 @@ def _landed(
 
 
 def _staged_type(column: ManifestColumn, target: TargetColumn, data_format: str) -> str:
-    """COPY takes the text of every type; JSON functions build arrays, composites and JSON in a way of their own."""
+    """COPY reads every type by its input function, and so do JSON functions where the archive has a JSON string: also
+    arrays, composites and domains over them. JSON types keep the string's quotes, so theirs goes through text."""
     if data_format == DataFormat.parquet.value:
         return target.type
-    is_plain = target.is_scalar and column.rendering != Rendering.jsonb.value
-    return target.type if is_plain else _TEXT
+    is_read_from_json = target.is_json or column.rendering == Rendering.jsonb.value
+    return _TEXT if is_read_from_json else target.type
 
 
 def _known_type(connection: Connection, retyped: Retyped) -> str | None:
     """The archived type as this server writes it, when it exists here and has a cast to the target's type.
 
-    The name comes from a manifest, so it is looked up, never pasted; without the modifier, which its values obey.
+    The name comes from a manifest, so it is looked up. It is pasted only where it is, but for a modifier of digits,
+    the name that the server has for the type; the modifier counts, as it gives numbers their trailing zeros.
     """
     if not _TYPE_NAME.fullmatch(retyped.archived_type):
         return None
@@ -155,7 +168,10 @@ def _known_type(connection: Connection, retyped: Retyped) -> str | None:
         )
     except Error:
         return None
-    return str(name) if name is not None and _has_cast(connection, str(name), retyped.target_type) else None
+    if name is None:
+        return None
+    known = retyped.archived_type if _MODIFIER.sub("", retyped.archived_type, count=1) == name else str(name)
+    return known if _has_cast(connection, known, retyped.target_type) else None
 
 
 def _has_cast(connection: Connection, source: str, target: str) -> bool:

@@ -21,6 +21,11 @@ _NATIVE_EVERYWHERE = INTEGER_TYPES | {
 }
 _NATIVE_IN_JSON = frozenset({"real", "double precision"})
 _NATIVE_IN_JSON_PREFIXES = ("numeric", "character varying", "character(", "bit")
+_NOT_CALLED_BY_NAME = frozenset(
+    {"pg_catalog.textout", "pg_catalog.enum_out", "pg_catalog.range_out", "pg_catalog.multirange_out"}
+)
+"""Output functions that a call does not find for each of their types: refcursor's is declared for text, and a domain
+is neither `anyenum` nor `anyrange`. `concat` asks them whatever they are declared for."""
 _NATIVE_NETWORK = frozenset({"inet", "cidr", "macaddr", "macaddr8"})
 
 
@@ -69,10 +74,14 @@ def rendered(column: Column, alias: sql.Identifier) -> sql.Composed:
 
 
 def as_text(value: sql.Composable, output_function: str) -> sql.Composed:
-    """A value through its type's output function; NULL stays NULL because the function is strict.
+    """A value through its type's output function; NULL stays NULL, and a composite of NULLs does not become one.
 
     `output_function` comes from the catalog, already quoted and qualified by the server.
     """
+    if output_function in _NOT_CALLED_BY_NAME:
+        return sql.SQL(
+            "CASE WHEN pg_catalog.num_nulls({0}) OPERATOR(pg_catalog.=) 0 THEN pg_catalog.concat({0}) END"
+        ).format(value)
     return sql.SQL("pg_catalog.textin({}({}))").format(sql.SQL(output_function), value)
 
 

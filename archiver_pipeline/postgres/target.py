@@ -19,18 +19,15 @@ from archiver_pipeline.postgres.catalog import (
 )
 from archiver_pipeline.postgres.connection import Connection, fetch_one
 
-_READ_FROM_JSON = frozenset({"b", "e", "r", "m"})
-_ARRAY_CATEGORY = "A"
-_JSON_TYPES = frozenset({"json", "jsonb"})
-
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """One column. `type` is `format_type`'s; `is_scalar` tells that JSON functions read it by its input function."""
+    """One column. `type` is `format_type`'s; `is_json` tells that it is json, jsonb or a domain over them, which JSON
+    functions do not read by the type's input function."""
 
     name: str
     type: str
-    is_scalar: bool
+    is_json: bool
     is_generated: bool
 
 
@@ -134,20 +131,18 @@ def _refuse_rules(connection: Connection, name: TableName, relation: Relation) -
 def _columns(connection: Connection, relation: Relation) -> tuple[TargetColumn, ...]:
     """The live columns in table order. `attgenerated` is read as JSON because PostgreSQL 11 does not have it."""
     rows = connection.execute(
-        "SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), t.typtype::text,"
-        " t.typcategory::text, coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '')"
-        " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid"
+        "SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), EXISTS ("
+        "WITH RECURSIVE base(oid) AS (SELECT a.atttypid UNION ALL SELECT t.typbasetype"
+        " FROM base JOIN pg_catalog.pg_type t ON t.oid = base.oid AND t.typtype = 'd')"
+        " SELECT 1 FROM base"
+        " WHERE oid IN ('pg_catalog.json'::pg_catalog.regtype, 'pg_catalog.jsonb'::pg_catalog.regtype)),"
+        " coalesce(pg_catalog.to_jsonb(a) ->> 'attgenerated', '') FROM pg_catalog.pg_attribute a"
         " WHERE a.attrelid = %s::pg_catalog.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
         (relation.oid,),
     ).fetchall()
     return tuple(
-        TargetColumn(
-            name=name,
-            type=type_name,
-            is_scalar=kind in _READ_FROM_JSON and category != _ARRAY_CATEGORY and type_name not in _JSON_TYPES,
-            is_generated=bool(generated),
-        )
-        for name, type_name, kind, category, generated in rows
+        TargetColumn(name=name, type=type_name, is_json=is_json, is_generated=bool(generated))
+        for name, type_name, is_json, generated in rows
     )
 
 

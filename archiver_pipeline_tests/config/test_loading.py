@@ -89,6 +89,7 @@ def test_the_built_in_defaults(load):
         "timestamp_column": "created_at",
         "primary_key": None,
         "retention_days": 90,
+        "restore_protection_days": 30,
         "batch_size": 10_000,
         "sleep_between_batches_seconds": 2.0,
         "connection_pool_size": 10,
@@ -113,6 +114,7 @@ def test_the_built_in_defaults(load):
 # For each key: a value for defaults, for the database and for the table, all different.
 LEVELS = {
     "retention_days": (10, 20, 30),
+    "restore_protection_days": (7, 0, 9),
     "batch_size": (10, 20, 30),
     "sleep_between_batches": (0, 1.5, 3),
     "connection_pool_size": (1, 2, 3),

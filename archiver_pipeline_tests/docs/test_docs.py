@@ -15,6 +15,8 @@ import typer
 
 from archiver_pipeline.cli.main import app
 from archiver_pipeline.domain.manifest import Manifest, ManifestColumn, Receipt, Superseded
+from archiver_pipeline.domain.protection import ProtectedRange, Protection
+from archiver_pipeline.domain.watermark import RememberedBatch, WatermarkDocument, WatermarkTarget
 from archiver_pipeline_tests.docs.reading import PAGES, ROOT, fenced, prose
 
 COMMANDS = typer.main.get_command(app).commands
@@ -25,7 +27,17 @@ CHECKED_COMMANDS = {"archiver", "make", "dagster"}
 OTHER_COMMANDS = {"git", "cd", "cp", "export", "pip", "python3", "aws"}
 # Whole lines that are run as they stand, from the root of the repository.
 RUN_AS_SHOWN = {"archiver --help", "make", "make help"}
-DOCUMENTS = (Manifest, ManifestColumn, Receipt, Superseded)
+DOCUMENTS = (
+    Protection,
+    ProtectedRange,
+    Manifest,
+    ManifestColumn,
+    Receipt,
+    Superseded,
+    RememberedBatch,
+    WatermarkDocument,
+    WatermarkTarget,
+)
 # Where words in code font may come from that look like keys of the configuration: Dagster's settings and our metadata.
 OTHER_SOURCES = (
     "dagster.yaml",

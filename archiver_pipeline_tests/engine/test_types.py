@@ -6,130 +6,26 @@ import pytest
 
 from archiver_pipeline.config.enums import ObjectFormat
 from archiver_pipeline_tests.ledger import Ledger
+from archiver_pipeline_tests.values import TYPES, create_typed_table, values_for
 
 FORMATS = list(ObjectFormat)
 
-TYPES = """
-CREATE TYPE public.mood AS ENUM ('sad', 'so so', 'it''s "fine"', 'Ünïcode');
-CREATE TYPE public.pair AS (a int, b text);
-CREATE TYPE public.nested AS (p pair, many pair[]);
-CREATE DOMAIN public.positive AS int CHECK (VALUE > 0);
-CREATE DOMAIN public.price AS numeric(12, 2);
-CREATE DOMAIN public.flag AS boolean;
-CREATE DOMAIN public.label AS varchar(40);
-CREATE DOMAIN public.pair_domain AS pair;
-CREATE SCHEMA bitcoin;
-CREATE TYPE bitcoin.wallet AS (id int, note text);
-CREATE SCHEMA "numeric";
-CREATE TYPE "numeric".thing AS (id int, note text);
-"""
-
-NASTY_TEXT = [
-    "",
-    " ",
-    "NULL",
-    "null",
-    "\\N",
-    "\\.",
-    "a\nb\r\nc\rd",
-    "tab\there",
-    "back\\slash \\n \\u0041",
-    "quote\" and 'apostrophe'",
-    "\u2028 \u2029 \u0085 \u00a0 \ufeff",
-    "\U0001f600 é e\u0301 Ünï 漢字",
-    "\x01\x02\x07\x08\x1b\x1f\x7f",
-    '{"json": [1, 2]}',
-    ",;|",
-    "%s %% {} {0} :name ?",
-    "x" * 10_000,
-]
-
-VALUES = {
-    "jsonb": ["null", '"string"', '"null"', "{}", '{"a": [1, null, "x\\ny"], "b": {"c": 1e400}}', "1.10", "true", "[]"],
-    "json": ["null", '"s"', '{ "a" :\n 1,\t"a": 2 }', "[1 ,\r\n 2]", '"\\ud800"', "  1  ", '{"k":"\u2028"}'],
-    "numeric(6,2)[]": ["[0:1]={1.50,2.00}", "{NaN}"],
-    "varchar(5)[]": ["[2:3]={a,NULL}"],
-    "bit(2)[]": ["[0:0]={10}"],
-    "int[]": ["{}", "{1,NULL,3}", "[0:2]={1,2,3}", "[-2:-1][3:4]={{1,2},{3,4}}"],
-    "text[]": ["{}", '{"a,b","c\\"d","e\\\\f",NULL,"NULL",""}', '{{a,b},{c,"\n"}}'],
-    "bytea": ["", "\\x00ff10", "\\x5c5c"],
-    "numeric": ["NaN", "0", "-0.00", "1e-300", "1" * 300, "1.50"],
-    "numeric(10,2)": ["1.50", "-99999999.99", "NaN"],
-    "numeric(38,0)": ["9" * 38],
-    "numeric(50,10)": ["1.0000000001"],
-    "real": ["1e-45", "3.4028235e38", "NaN", "Infinity", "-Infinity", "-0", "0.1"],
-    "double precision": ["5e-324", "1.7976931348623157e308", "NaN", "Infinity", "-0", "0.1", "123456789.123456789"],
-    "smallint": ["-32768"],
-    "integer": ["2147483647"],
-    "bigint": ["-9223372036854775808", "9007199254740993"],
-    "boolean": ["t", "f"],
-    "money": ["-12.34"],
-    "oid": ["4294967295"],
-    "uuid": ["00000000-0000-0000-0000-0000000000ff"],
-    "inet": ["10.0.0.1", "10.0.0.0/8", "::1/64"],
-    "cidr": ["10.0.0.0/8"],
-    "macaddr": ["08:00:2b:01:02:03"],
-    "bit(3)": ["101"],
-    "bit varying": ["", "10101"],
-    "char(5)": ["ab", ""],
-    "varchar(20)": ["ab  "],
-    '"char"': ["x", ""],
-    "name": ["some_name"],
-    "interval": ["1 year 2 mons -3 days 04:05:06.789", "-00:00:00.000001", "0"],
-    "date": ["infinity", "-infinity", "0044-03-15 BC", "5874897-12-31", "2024-02-29"],
-    "time": ["24:00", "00:00:00.000001"],
-    "timetz": ["12:00:00+05:30", "24:00:00-11"],
-    "timestamp": ["infinity", "0044-03-15 12:00 BC", "294276-12-31", "2024-01-01 00:00:00.000001"],
-    "timestamptz": ["-infinity", "0044-03-15 12:00+00 BC", "294276-12-31+00", "2024-01-01 00:00:00.1+05"],
-    "int4range": ["empty", "[1,)", "(,)", "[1,5)"],
-    "numrange": ["[1.50,2.0]"],
-    "tstzrange": ['["2024-01-01 00:00:00+00",infinity)', "(,)"],
-    "point": ["(1.5,-0)"],
-    "polygon": ["((0,0),(1,1),(1,0))"],
-    "tsvector": ["'a':1A 'b c':2"],
-    "mood": ["so so", 'it\'s "fine"', "Ünïcode"],
-    "mood[]": ['{sad,"so so"}'],
-    "pair": ["(1,x)", '(,"a,""b"" \n")', "(,)"],
-    "pair[]": ['{"(1,x)","(,)"}'],
-    "nested": ['("(1,x)","{""(2,y)""}")'],
-    "positive": ["7"],
-    "price": ["1.50"],
-    "flag": ["t"],
-    "label": ["a\nb"],
-    "pair_domain": ["(1,x)"],
-    "bitcoin.wallet": ["(1,x)"],
-    '"numeric".thing': ["(1,x)"],
-}
-
 
 @pytest.fixture
-def typed(archiving):
+def typed(archiving, postgres_major):
     """A table with a column of every type: one row per value, with that value alone, and one row of NULLs."""
-    columns = ", ".join(f"c{position} {name}" for position, name in enumerate(VALUES))
     with archiving.database.connect() as connection:
-        connection.execute("SET lc_monetary = 'C'")
         connection.execute(TYPES.encode())
-        connection.execute(
-            f"CREATE TABLE typed (id serial PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT"
-            f" now() - interval '50 days', plain text, {columns})".encode()
-        )
-        connection.execute("INSERT INTO typed DEFAULT VALUES")
-        for position, (name, values) in enumerate(VALUES.items()):
-            for value in values:
-                connection.execute(
-                    f"INSERT INTO typed (c{position}) VALUES (%s::text::{name})".encode(), [value], prepare=False
-                )
-        for text in NASTY_TEXT:
-            connection.execute("INSERT INTO typed (plain) VALUES (%s)", [text])
+        create_typed_table(connection, "typed", values_for(postgres_major))
     return archiving.ledger("typed")
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("data_format", FORMATS)
-def test_every_value_of_every_type_comes_back_equal(archiving, typed, data_format):
+def test_every_value_of_every_type_comes_back_equal(archiving, typed, postgres_major, data_format):
     archiving.archive(table="typed", format=data_format, batch_size=1000)
     typed.account_all_archived()
-    assert len(typed.archived_rows()) == 1 + sum(map(len, VALUES.values())) + len(NASTY_TEXT)
+    assert len(typed.archived_rows()) == 1 + sum(map(len, values_for(postgres_major).values()))
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

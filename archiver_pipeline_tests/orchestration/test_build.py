@@ -71,6 +71,22 @@ def test_the_ops_are_the_steps_in_order_and_share_their_database_s_pool(two_data
         assert {op.retry_policy for op in ops} == {None}
 
 
+def test_a_restored_asset_and_a_job_per_database(two_databases):
+    restored = restored_assets(two_databases)
+    assert [asset.key.path for asset in restored] == [["orders", "restored"], ["users", "restored"]]
+    for asset in restored:
+        graph = asset.node_def
+        assert isinstance(graph, dg.GraphDefinition)
+        assert [node.name for node in graph.nodes_in_topological_order] == ["select", "restore", "report"]
+        assert {node.definition.pool for node in graph.nodes} == {pool_of(asset.key.path[0])}
+        assert {node.definition.retry_policy for node in graph.nodes} == {None}
+        [spec] = asset.specs
+        assert (spec.group_name, spec.kinds) == (asset.key.path[0], {"postgres", "s3"})
+        assert asset.partitions_def is None
+        job = build_definitions(two_databases).resolve_job_def(f"restore_{asset.key.path[0]}")
+        assert job.asset_layer.executable_asset_keys == {asset.key}
+
+
 def test_backfills_run_many_windows_at_once(two_databases):
     assert {asset.backfill_policy for asset in assets(two_databases)} == {dg.BackfillPolicy.multi_run(30)}
 
@@ -86,10 +102,14 @@ def test_nothing_starts_by_itself(two_databases):
     assert {sensor.name: sensor.default_status for sensor in definitions.sensors} == {
         "due_orders": dg.DefaultSensorStatus.STOPPED,
         "due_users": dg.DefaultSensorStatus.STOPPED,
+        "retrieved_orders": dg.DefaultSensorStatus.STOPPED,
+        "retrieved_users": dg.DefaultSensorStatus.STOPPED,
     }
     assert {schedule.name: schedule.default_status for schedule in definitions.schedules} == {
         "nightly_orders": dg.DefaultScheduleStatus.STOPPED,
         "nightly_users": dg.DefaultScheduleStatus.STOPPED,
+        "validate_nightly_orders": dg.DefaultScheduleStatus.STOPPED,
+        "validate_nightly_users": dg.DefaultScheduleStatus.STOPPED,
     }
 
 
@@ -150,9 +170,10 @@ def test_odd_names_become_valid_ones_that_stay_apart(tmp_path):
     )
     location = build_definitions(config)
     ops = [op for asset in assets(config) for node in asset.node_def.nodes for op in [node.definition.name]]
-    assert len(ops) == len(set(ops)) == 2 * len(NAMES) * len(STEPS)
+    ops += [node.definition.name for asset in restored_assets(config) for node in asset.node_def.nodes]
+    assert len(ops) == len(set(ops)) == 2 * (len(NAMES) * len(STEPS) + 3)
     sensors = [sensor.name for sensor in location.sensors]
-    assert len(set(sensors)) == 2
+    assert len(set(sensors)) == 2 * 2
     assert not [name for name in (*ops, *sensors) if not VALID_NAME.fullmatch(name)]
     dg.Definitions.validate_loadable(location)
 
@@ -167,7 +188,14 @@ def test_many_tables_load(tmp_path):
 def assets(config):
     found = build_definitions(config).assets
     assert found is not None
-    return [asset for asset in found if isinstance(asset, dg.AssetsDefinition)]
+    return [asset for asset in found if isinstance(asset, dg.AssetsDefinition) and asset.key.path[1:] != ["restored"]]
+
+
+def restored_assets(config):
+    """The assets of rows that were brought back, one per database."""
+    found = build_definitions(config).assets
+    assert found is not None
+    return [asset for asset in found if isinstance(asset, dg.AssetsDefinition) and asset.key.path[1:] == ["restored"]]
 
 
 def settings_of(tmp_path_factory, unit: WindowUnit, now: datetime, retention_days: int) -> TableSettings:
