@@ -78,3 +78,13 @@ def date_range(start: datetime | None, end: datetime | None) -> DateRange:
     if start and end and end < start:
         raise ConfigError(f"--end-date {end:%Y-%m-%d} is before --start-date {start:%Y-%m-%d}", hint="swap them")
     return DateRange(start.date() if start else None, end.date() if end else None)
+
+
+def key_in_bucket(loaded: LoadedConfig, written: str) -> str:
+    """The key in the configured bucket, out of a key or an s3:// address. Raises ConfigError for another bucket."""
+    if not written.startswith("s3://"):
+        return written
+    bucket, _, key = written.removeprefix("s3://").partition("/")
+    if bucket != loaded.store.bucket:
+        raise ConfigError(f"{written} is in bucket {bucket!r}", hint=f"the configured one is {loaded.store.bucket!r}")
+    return key

@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import dataclass
 
 from archiver_pipeline.cli.archive import recorded_in
+from archiver_pipeline.cli.options import key_in_bucket
 from archiver_pipeline.cli.progress import RunListener
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
@@ -50,7 +51,7 @@ def resolve_names(loaded: LoadedConfig, names: RestoreNames) -> ResolvedNames:
         target = _overridden(source, names)
         data_key = None
     else:
-        data_key = _key_of(loaded, names.s3_key)
+        data_key = key_in_bucket(loaded, names.s3_key)
         source = _source_of_key(loaded, data_key)
         _require_a_database(loaded, source, names)
         target = _overridden(_wanted(loaded, source, names), names)
@@ -144,16 +145,6 @@ def _require_a_database(loaded: LoadedConfig, source: TableName, names: RestoreN
             f"the key is an archive of {source}, and no database {source.database!r} is configured",
             hint=f"say with --to-database where to restore to; configured: {', '.join(known)}",
         )
-
-
-def _key_of(loaded: LoadedConfig, written: str) -> str:
-    """The key in the configured bucket, out of a key or an s3:// address."""
-    if not written.startswith("s3://"):
-        return written
-    bucket, _, key = written.removeprefix("s3://").partition("/")
-    if bucket != loaded.store.bucket:
-        raise ConfigError(f"{written} is in bucket {bucket!r}", hint=f"the configured one is {loaded.store.bucket!r}")
-    return key
 
 
 def _source_of_key(loaded: LoadedConfig, key: str) -> TableName:

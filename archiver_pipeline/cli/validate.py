@@ -21,6 +21,7 @@ from archiver_pipeline.cli.options import (
     StartDayOption,
     TableOption,
     date_range,
+    key_in_bucket,
     open_config,
 )
 from archiver_pipeline.cli.progress import RunListener
@@ -148,7 +149,7 @@ def _request(
         sample_percent=_percent(sample),
         start=dates.start,
         end=dates.end,
-        data_key=_key_in_bucket(loaded, s3_key) if s3_key is not None else None,
+        data_key=key_in_bucket(loaded, s3_key) if s3_key is not None else None,
         offline=offline,
         repair=repair,
     )
@@ -161,16 +162,6 @@ def _percent(text: str) -> float:
     except ValueError:
         raise ConfigError(f"--sample {text} is no percentage above 0 and up to 100", hint="write it like 5%") from None
     return percent
-
-
-def _key_in_bucket(loaded: LoadedConfig, written: str) -> str:
-    """The key in the configured bucket, out of a key or an s3:// address."""
-    if not written.startswith("s3://"):
-        return written
-    bucket, _, key = written.removeprefix("s3://").partition("/")
-    if bucket != loaded.store.bucket:
-        raise ConfigError(f"{written} is in bucket {bucket!r}", hint=f"the configured one is {loaded.store.bucket!r}")
-    return key
 
 
 def _tables(

@@ -21,6 +21,11 @@ class ConflictStrategy(StrEnum):
     upsert = "upsert"
     """The target's row takes the archived columns; columns that the archive lacks keep their values."""
 
+    @property
+    def updates(self) -> bool:
+        """Whether rows of the target are changed."""
+        return self in (ConflictStrategy.overwrite, ConflictStrategy.upsert)
+
 
 class SchemaStrategy(StrEnum):
     """What happens when archived columns are not those of the target."""

@@ -124,7 +124,7 @@ def restore_selection(session: RestoreSession, selection: Selection) -> Restorat
         work.watermark.flush(force=True)
     failed = [item for item in done if item.outcome is RestoreOutcome.failed]
     objects = (*session.restored.values(), *failed)
-    warnings = (*_pending(selection), *work.warnings(), *_advance_sequences(session, shape))
+    warnings = (*_pending(selection), *_overtaken(selection), *work.warnings(), *_advance_sequences(session, shape))
     seconds = perf_counter() - started
     session.progress.step_finished(request.target, "restore", seconds)
     return Restoration(selection, objects, protected_until, warnings, seconds)
@@ -314,6 +314,16 @@ def _pending(selection: Selection) -> list[str]:
     return [
         f"{selection.pending} pending batches were not restored: `archiver run` finds out whether their rows are in the"
         " table, and the next restore takes those that are not"
+    ]
+
+
+def _overtaken(selection: Selection) -> list[str]:
+    """The newest version of a row wins within one restore, but not over what an earlier one restored."""
+    if not selection.overtaken or not selection.request.conflict.updates:
+        return []
+    return [
+        f"{selection.overtaken} archives are older than some that were restored before: a row that is in both was set"
+        " back to its older version; --ignore-watermark restores all in order"
     ]
 
 

@@ -42,7 +42,7 @@ class Selection:
     `remembered` archives were restored before and are left out; `waiting` ones are being retrieved from a cold class.
     `started` of these retrievals were begun now (in a dry run: would be); `ready_at` is when the last waiting one
     should be readable (UTC). `pending` batches were left open by an interrupted archive run; nobody knows yet whether
-    their rows are in the table.
+    their rows are in the table. `overtaken` archives are older than one that was restored before.
     """
 
     request: RestoreRequest
@@ -53,6 +53,7 @@ class Selection:
     ready_at: datetime | None
     retrieval_dollars: float
     pending: int
+    overtaken: int
 
     @property
     def rows(self) -> int:
@@ -85,6 +86,7 @@ def select_archives(session: RestoreSession, *, dry_run: bool = False) -> Select
         ready_at=retrieval.ready_at,
         retrieval_dollars=retrieval.dollars,
         pending=sum(batch.state is BatchState.pending for batch in stored),
+        overtaken=_overtaken(found, remembered),
     )
 
 
@@ -187,6 +189,16 @@ def _remembered(session: RestoreSession, *, dry_run: bool) -> frozenset[str]:
         watermark.open(session.connection)
     remembered = watermark.remembered(session.connection)
     return frozenset() if session.request.ignore_watermark else remembered
+
+
+def _overtaken(found: Sequence[Archive], remembered: frozenset[str]) -> int:
+    """How many archives are restored only now although a later one was before."""
+    before = [archive.receipt.settled_at for archive in found if archive.receipt.batch_id in remembered]
+    last = max(map(moment_of_text, before), default=None)
+    if last is None:
+        return 0
+    left = [archive.receipt for archive in found if archive.receipt.batch_id not in remembered]
+    return sum(moment_of_text(receipt.settled_at) < last for receipt in left)
 
 
 def moment_of_text(text: str) -> datetime:

@@ -23,7 +23,6 @@ from archiver_pipeline.postgres.landing import LandedColumn, Landing
 from archiver_pipeline.postgres.predicate import predicate_sql
 
 _STAGE = sql.SQL("pg_temp.archiver_stage")
-_UPDATES = (ConflictStrategy.overwrite, ConflictStrategy.upsert)
 
 
 class RestoreRefusedError(SourceError):
@@ -99,7 +98,7 @@ def merge_rows(
     taken = staged if rows.takes_all else merge.count_taken()
     if not lossy:
         merge.refuse_lossy_casts()
-    replaced = merge.count_present() if conflict in _UPDATES else 0
+    replaced = merge.count_present() if conflict.updates else 0
     written = merge.write()
     if landing.shape.changes_rows:
         merge.require_all_present(taken)
@@ -281,15 +280,15 @@ class _Merge:
 
 def _within_days(rows: RowFilter, value: sql.Composed) -> Iterable[sql.Composed]:
     kind = rows.timestamp_type
-    suffix = " 00:00:00+00" if kind is TimestampType.timestamptz else ""
+    zone = "+00" if kind is TimestampType.timestamptz else ""
     moment = sql.SQL("{}::{}").format(value, sql.SQL(kind.value))
     if rows.start is not None:
-        yield sql.SQL("{} >= {}").format(moment, typed_literal(f"{rows.start}{suffix}", kind.value))
+        yield sql.SQL("{} >= {}").format(moment, typed_literal(f"{rows.start} 00:00:00{zone}", kind.value))
     if rows.end is not None and kind is TimestampType.date:
         yield sql.SQL("{} <= {}").format(moment, typed_literal(f"{rows.end}", kind.value))
     elif rows.end is not None:
         # 24:00 is the next day, also after the last day that Python has.
-        yield sql.SQL("{} < {}").format(moment, typed_literal(f"{rows.end} 24:00:00{suffix[-3:]}", kind.value))
+        yield sql.SQL("{} < {}").format(moment, typed_literal(f"{rows.end} 24:00:00{zone}", kind.value))
 
 
 def _definition(column: LandedColumn) -> sql.Composed:

@@ -21,11 +21,9 @@ _NATIVE_EVERYWHERE = INTEGER_TYPES | {
 }
 _NATIVE_IN_JSON = frozenset({"real", "double precision"})
 _NATIVE_IN_JSON_PREFIXES = ("numeric", "character varying", "character(", "bit")
-_NOT_CALLED_BY_NAME = frozenset(
-    {"pg_catalog.textout", "pg_catalog.enum_out", "pg_catalog.range_out", "pg_catalog.multirange_out"}
-)
+_NOT_CALLED_BY_NAME = frozenset({"pg_catalog.textout", "pg_catalog.enum_out"})
 """Output functions that a call does not find for each of their types: refcursor's is declared for text, and a domain
-is neither `anyenum` nor `anyrange`. `concat` asks them whatever they are declared for."""
+is no `anyenum`. `concat` asks them whatever they are declared for."""
 _NATIVE_NETWORK = frozenset({"inet", "cidr", "macaddr", "macaddr8"})
 
 

@@ -93,7 +93,7 @@ def _require_privileges(
     connection: Connection, name: TableName, relation: Relation, conflict: ConflictStrategy
 ) -> None:
     needed = ["SELECT", "INSERT"]
-    if conflict in (ConflictStrategy.overwrite, ConflictStrategy.upsert):
+    if conflict.updates:
         needed.append("UPDATE")
     missing = [privilege for privilege in needed if not has_privilege(connection, relation, privilege)]
     user, usage, temporary = fetch_one(

@@ -350,3 +350,14 @@ def test_many_turns_are_taken_in_order_by_few_threads():
         list(threads.map(work, range(60)))
     assert ended == sorted(ended)
     assert len(ended) == 60
+
+
+def test_overwriting_with_an_older_archive_is_warned_of(archiving, audit, restoring):
+    archiving.archive()
+    newest = max(audit.receipted(), key=lambda found: found.receipt["settled_at"])
+    restoring.restore(data_key=newest.data_key, conflict=ConflictStrategy.overwrite)
+
+    report = restoring.restore(conflict=ConflictStrategy.overwrite)
+
+    assert report.remembered == 1
+    assert any("set back" in text.replace("\n", " ") for text in report.warnings)

@@ -124,7 +124,7 @@ def test_rows_older_than_every_window_are_found_by_their_days(archiving, restori
     report = account_report(restoring.restore(start=date(1987, 3, 4), end=date(1987, 3, 4)))
     assert report.restored_rows == 1
     account_report(restoring.restore(end=date(1980, 1, 1)))
-    assert ids(archiving)[-2:] == [777, 778]
+    assert [row_id for row_id in ids(archiving) if row_id < 100000] == [777, 778]
 
 
 @each_storage
