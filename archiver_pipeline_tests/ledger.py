@@ -91,10 +91,7 @@ class Ledger:
         """An object's rows as PostgreSQL reads them back by the documented rule: `->>`, then the type's input."""
         columns = self._columns()
         lines = _decoded(found)
-        values = sql.SQL(", ").join(
-            sql.SQL("(line::json ->> {})::{}").format(sql.Literal(name), sql.SQL(type_name))
-            for name, type_name in columns
-        )
+        values = sql.SQL(", ").join(_value(name, type_name) for name, type_name in columns)
         query = sql.SQL("SELECT ROW({})::text FROM unnest({}::text[]) WITH ORDINALITY AS u(line, n) ORDER BY n")
         with self._connect() as connection:
             return [row for (row,) in connection.execute(query.format(values, sql.Literal(lines))).fetchall()]
@@ -178,6 +175,15 @@ class Ledger:
                     [_decoded(found), self._timestamp_column, self._retention_days],
                 ).fetchall()
                 assert young == 0, f"{found.data_key} holds {young} rows that are too young"
+
+
+def _value(name: str, type_name: str) -> sql.Composed:
+    """The documented rule. A cast from text looks a regclass up by name, and `-` is the name of none: only its input
+    function reads that as 0."""
+    text = sql.SQL("(line::json ->> {})").format(sql.Literal(name))
+    if type_name == "regclass":
+        return sql.SQL("pg_catalog.regclassin(pg_catalog.textout({}))").format(text)
+    return sql.SQL("{}::{}").format(text, sql.SQL(type_name))
 
 
 def _prefix(prefix: str, database_id: str, schema: str, table: str) -> str:

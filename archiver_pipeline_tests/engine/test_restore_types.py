@@ -358,7 +358,8 @@ def create_array_table(connection: psycopg.Connection, values: dict[str, list[st
         connection.execute(
             sql.SQL(
                 "INSERT INTO arrays ({column}) SELECT list FROM (VALUES"
-                " (ARRAY[{elements}]::{type}[]), (ARRAY[NULL, {first}, NULL]::{type}[]), ('{{}}'::{type}[]), (ARRAY[NULL]::{type}[]),"
+                " (ARRAY[{elements}]::{type}[]), (ARRAY[NULL, {first}, NULL]::{type}[]),"
+                " ('{{}}'::{type}[]), (ARRAY[NULL]::{type}[]),"
                 " (ARRAY[ARRAY[{first}, NULL], ARRAY[{last}, {first}]]::{type}[]),"
                 " (array_fill({last}, ARRAY[2, 1], ARRAY[-3, 7]))) AS made(list)"
             ).format(
