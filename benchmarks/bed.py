@@ -6,14 +6,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
 
-from archiver_pipeline.domain.windows import WindowUnit, floor_to_unit
+from archiver_pipeline.domain.windows import WindowUnit, end_of_eligible
 from archiver_pipeline.sandbox.postgres_server import PostgresServer
 from archiver_pipeline.sandbox.s3_server import S3Server
 from archiver_pipeline.sandbox.sample_data import create_audit_table
@@ -73,7 +73,7 @@ class Bed:
         self.run(f"DROP TABLE IF EXISTS {TABLE}", f"DROP TABLE IF EXISTS {_PRISTINE}")
         create_audit_table(self.dsn, rows=rows, days=DAYS, table=_PRISTINE)
         self.run(f"CREATE TABLE {TABLE} (LIKE {_PRISTINE} INCLUDING ALL)")
-        cutoff = floor_to_unit(window, self._row("SELECT now() AT TIME ZONE 'UTC'")[0] - timedelta(days=RETENTION_DAYS))
+        cutoff = end_of_eligible(window, self._row("SELECT now() AT TIME ZONE 'UTC'")[0], RETENTION_DAYS)
         measured = self._row(
             "SELECT count(*), coalesce(sum(octet_length(row_to_json(t)::text) + 1), 0)"
             f" FROM {_PRISTINE} t WHERE occurred_at < %s::timestamp AT TIME ZONE 'UTC'",
