@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
-from archiver_pipeline.domain.windows import Window
+from archiver_pipeline.domain.windows import Window, WindowUnit, window_containing
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
@@ -62,6 +62,31 @@ def longest_protection(window: Window, protections: Sequence[Protection]) -> Pro
     """Of the protections that reach into the window the one that ends last; None when the window is not protected."""
     reaching = [protection for protection in protections if _reaches_into(protection, window)]
     return max(reaching, key=lambda protection: moment_of(protection.ends_at), default=None)
+
+
+def unprotected_spans(
+    unit: WindowUnit, end: datetime, protections: Iterable[Protection], *, first: date
+) -> list[tuple[datetime | None, datetime]]:
+    """What is left of the time before `end`, a boundary of `unit`, without the windows that any protection reaches
+    into: (start, end) in order, start inclusive and None where it is open to the past."""
+    ranges = [one for protection in protections for one in protection.ranges]
+    windows = [_reached_by(unit, one, first=first) for one in ranges]
+    spans: list[tuple[datetime | None, datetime]] = []
+    start: datetime | None = None
+    for lower, upper in sorted(windows):
+        if lower > (start or _EARLIEST):
+            spans.append((start, min(lower, end)))
+        start = max(upper, start or _EARLIEST)
+        if start >= end:
+            return spans
+    return [*spans, (start, end)]
+
+
+def _reached_by(unit: WindowUnit, one: ProtectedRange, *, first: date) -> tuple[datetime, datetime]:
+    """From the lower bound of the first window that a range reaches into to the end of the last."""
+    lowest = window_containing(unit, moment_of(one.start), first=first)
+    highest = window_containing(unit, moment_of(one.end) - timedelta(microseconds=1), first=first)
+    return _lower(lowest.start, open_start=lowest.open_start or one.open_start), highest.end
 
 
 def merged_ranges(windows: Iterable[tuple[datetime, datetime, bool]]) -> list[ProtectedRange]:

@@ -69,7 +69,7 @@ def windows_with_rows(session: ArchiveSession, shape: TableShape, dates: DateRan
     """
     unit, first = WindowUnit(session.settings.window), session.settings.first_window
     with source_errors(session.primary):
-        end = _end_of_eligible(session, dates)
+        end = end_of_due(session, dates)
         after = _first_boundary(unit, dates.start) if dates.start else None
         while oldest := oldest_eligible(session.connection, shape, end, after=after):
             window = window_containing(unit, oldest, first=first)
@@ -127,8 +127,8 @@ def _first_boundary(unit: WindowUnit, day: date) -> datetime:
     return floor if floor == start else next_start(unit, floor)
 
 
-def _end_of_eligible(session: ArchiveSession, dates: DateRange) -> datetime:
-    """The end of the last whole window that is old enough and within the dates."""
+def end_of_due(session: ArchiveSession, dates: DateRange) -> datetime:
+    """The end of the last whole window that is old enough, by the source's clock, and within the dates."""
     unit = WindowUnit(session.settings.window)
     end = end_of_eligible(unit, source_clock(session.connection).astimezone(UTC), session.settings.retention_days)
     if dates.end is None:

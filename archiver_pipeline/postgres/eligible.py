@@ -1,7 +1,7 @@
 """Which rows are old enough: always by the source's own clock, in UTC, strictly older than retention."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from psycopg import sql
 
@@ -172,13 +172,10 @@ def oldest_eligible(
     A time that no Python datetime can hold (-infinity, BC) comes back as the earliest one that it can.
     """
     column = sql.SQL("{}.{}").format(ALIAS, sql.Identifier(shape.timestamp_column))
-    condition = sql.SQL("{} < {}").format(column, timestamp_literal(shape, end))
-    if after is not None:
-        condition = sql.SQL("{} >= {} AND {}").format(column, timestamp_literal(shape, after), condition)
     query = sql.SQL(
         "SELECT CASE WHEN m < '0002-01-01'::pg_catalog.timestamp THEN '0002-01-01'::pg_catalog.timestamp ELSE m END"
         " FROM (SELECT pg_catalog.min({})::pg_catalog.timestamp AS m FROM {} AS {} WHERE {}) AS oldest"
-    ).format(column, table_reference(shape.name), ALIAS, condition)
+    ).format(column, table_reference(shape.name), ALIAS, _between(shape, after, end))
     (oldest,) = fetch_one(connection, query)
     if oldest is None:
         return None
@@ -197,3 +194,48 @@ def count_up_to(connection: Connection, shape: TableShape, window: Window, cutof
         ),
     )
     return int(rows)
+
+
+def count_between(
+    connection: Connection, shape: TableShape, start: datetime | None, end: datetime, limit_rows: int
+) -> int:
+    """The number of rows from `start` (inclusive, None: the oldest) to `end` (exclusive), no further than
+    `limit_rows`."""
+    (rows,) = fetch_one(
+        connection,
+        sql.SQL("SELECT pg_catalog.count(*) FROM (SELECT 1 FROM {} AS {} WHERE {} LIMIT {}) AS counted").format(
+            table_reference(shape.name), ALIAS, _between(shape, start, end), sql.Literal(limit_rows)
+        ),
+    )
+    return int(rows)
+
+
+def first_rows_between(
+    connection: Connection, shape: TableShape, start: datetime, end: datetime, limit_rows: int
+) -> tuple[int, datetime | None]:
+    """How many rows there are from `start` (inclusive) to `end` (exclusive), no further than `limit_rows`, and the time
+    of the last one that was counted, oldest first; None when there is none."""
+    column = sql.SQL("{}.{}").format(ALIAS, sql.Identifier(shape.timestamp_column))
+    rows, last = fetch_one(
+        connection,
+        sql.SQL(
+            "SELECT pg_catalog.count(*), pg_catalog.max(moment)::pg_catalog.timestamp FROM"
+            " (SELECT {column} AS moment FROM {table} AS {alias} WHERE {condition} ORDER BY {column} LIMIT {limit})"
+            " AS counted"
+        ).format(
+            column=column,
+            table=table_reference(shape.name),
+            alias=ALIAS,
+            condition=_between(shape, start, end),
+            limit=sql.Literal(limit_rows),
+        ),
+    )
+    return int(rows), None if last is None else last.replace(tzinfo=UTC)
+
+
+def _between(shape: TableShape, start: datetime | None, end: datetime) -> sql.Composed:
+    column = sql.SQL("{}.{}").format(ALIAS, sql.Identifier(shape.timestamp_column))
+    condition = sql.SQL("{} < {}").format(column, timestamp_literal(shape, end))
+    if start is None:
+        return condition
+    return sql.SQL("{} >= {} AND {}").format(column, timestamp_literal(shape, start), condition)

@@ -15,6 +15,7 @@ from archiver_pipeline.domain.protection import (
     merged_ranges,
     moment_of,
     protections_in_force,
+    unprotected_spans,
 )
 from archiver_pipeline.domain.windows import WindowUnit, window_containing, window_of_key
 
@@ -111,6 +112,25 @@ def test_a_protected_moment_is_in_a_protected_window_of_any_unit(number, unit, s
     one = protection((start, start + length), open_start=is_open)
     if (is_open or start <= number) and number < start + length:
         assert is_protected(window_containing(unit, day(number), first=FIRST), [one])
+
+
+@given(st.sampled_from(WindowUnit), st.lists(st.tuples(DAYS, st.integers(-3, 3)), max_size=5), st.integers(0, 60))
+def test_unprotected_spans_are_the_windows_that_no_protection_reaches_into(unit, ranges, number):
+    held = [
+        protection((start + shift, start + shift + length), open_start=is_open)
+        for (start, length, is_open), shift in ranges
+    ]
+    end = window_containing(unit, day(number), first=FIRST).end
+    spans = unprotected_spans(unit, end, held, first=FIRST)
+    for before, after in pairwise(spans):
+        assert before[1] < after[0]
+    one = window_containing(unit, day(-500), first=FIRST)
+    while one.end <= end:
+        inside = [span for span in spans if (span[0] is None or span[0] <= one.start) and one.end <= span[1]]
+        outside = [span for span in spans if span[1] <= one.start or (span[0] is not None and one.end <= span[0])]
+        assert (len(inside), len(outside)) == ((0, len(spans)) if is_protected(one, held) else (1, len(spans) - 1))
+        assert not (inside and one.open_start) or inside[0][0] is None
+        one = window_containing(unit, one.end, first=FIRST)
 
 
 @pytest.mark.parametrize("text", ["2026-01-01T00:00:00", "2026-01-01T00:00:00+02:00", "soon", ""])
