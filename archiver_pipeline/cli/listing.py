@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from platformdirs import user_cache_path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -27,6 +28,7 @@ from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.layout import BatchState
 from archiver_pipeline.engine.inventory import ArchivedBatch, DateRange, find_archives, read_receipts
 from archiver_pipeline.engine.selection import moment_of_text
+from archiver_pipeline.storage.document_cache import DocumentCache
 from archiver_pipeline.storage.s3 import S3Store
 
 READERS = 16
@@ -114,7 +116,8 @@ def _listed(
         return _Listed(settings, found)
     receipted = sum(batch.stored.state is BatchState.receipted for batch in found)
     with _drawing(settings.qualified_name, receipted) as advance:
-        return _Listed(settings, read_receipts(store, found, READERS, advance))
+        cache = DocumentCache.of(loaded.store, user_cache_path("archiver_pipeline"))
+        return _Listed(settings, read_receipts(store, found, READERS, advance, cache=cache))
 
 
 @contextmanager

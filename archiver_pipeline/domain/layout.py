@@ -41,19 +41,24 @@ COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One object as a listing shows it. `modified_at` is aware; a store that names no class has only STANDARD."""
+    """One object as a listing shows it. `modified_at` is aware; a store that names no class has only STANDARD.
+
+    `etag` names this version of the object: other bytes under the key have another one. Empty when none was listed.
+    """
 
     key: str
     size_bytes: int
     modified_at: datetime
     storage_class: str = "STANDARD"
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
     """One batch as a listing shows it. `stem` is the common part of the keys of its objects.
 
-    `storage_class` is that of the data object; `modified_at` is when the newest of the batch's objects was written.
+    `storage_class` is that of the data object; `modified_at` is when the newest of the batch's objects was written;
+    `receipt_etag` names the version of the receipt, empty without one.
     """
 
     stem: str
@@ -66,6 +71,7 @@ class StoredBatch:
     has_superseded: bool
     storage_class: str
     modified_at: datetime
+    receipt_etag: str = ""
 
     @property
     def is_cold(self) -> bool:
@@ -194,4 +200,5 @@ def _stored_batch(stem: str, window: str, batch_id: str, kinds: dict[str, Stored
         has_superseded="superseded.json" in kinds,
         storage_class=data.storage_class if data else "",
         modified_at=max(listed.modified_at for listed in kinds.values()),
+        receipt_etag=kinds["receipt.json"].etag if "receipt.json" in kinds else "",
     )

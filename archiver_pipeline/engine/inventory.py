@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 
+from archiver_pipeline.codec.documents import decode_document
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.domain.layout import (
     RECEIPT_SUFFIX,
@@ -31,7 +32,7 @@ from archiver_pipeline.domain.windows import (
     window_containing,
     window_starting,
 )
-from archiver_pipeline.engine.archived import list_stored, read_receipt
+from archiver_pipeline.engine.archived import list_stored
 from archiver_pipeline.engine.protection import read_protections, session_protections
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.work import run_all
@@ -39,6 +40,7 @@ from archiver_pipeline.errors import ManifestError
 from archiver_pipeline.postgres.catalog import inspect_table, table_name
 from archiver_pipeline.postgres.connection import source_errors
 from archiver_pipeline.postgres.eligible import oldest_eligible, source_clock
+from archiver_pipeline.storage.document_cache import DocumentCache, DocumentVersion
 from archiver_pipeline.storage.s3 import S3Store
 
 
@@ -167,26 +169,46 @@ def find_archives(
 
 
 def read_receipts(
-    store: S3Store, found: Sequence[ArchivedBatch], threads: int, on_read: Callable[[], None] = lambda: None
+    store: S3Store,
+    found: Sequence[ArchivedBatch],
+    threads: int,
+    on_read: Callable[[], None] = lambda: None,
+    *,
+    cache: DocumentCache | None = None,
 ) -> list[ArchivedBatch]:
     """The batches with the receipts of those that are receipted; `on_read` is called after each, from many threads.
 
-    The store should have a connection per thread. Raises StoreError or ManifestError, which names the receipt, when
-    one cannot be read: a part is never shown as the whole.
+    A receipt that is in the cache under the ETag that was listed is not read again. The store should have a connection
+    per thread. Raises StoreError or ManifestError, which names the receipt, when one cannot be read: a part is never
+    shown as the whole.
     """
+    known = cache.read([_version(batch.stored) for batch in found if batch.stored.has_receipt]) if cache else {}
+    fresh: dict[DocumentVersion, bytes] = {}
 
     def read(batch: ArchivedBatch) -> ArchivedBatch:
         if batch.stored.state is BatchState.receipted:
-            batch = replace(batch, receipt=_receipt(store, batch.stored))
+            version = _version(batch.stored)
+            data = known.get(version)
+            if data is None:
+                data = fresh[version] = store.read_document(version.key)
+            batch = replace(batch, receipt=_receipt(batch.stored, data))
             on_read()
         return batch
 
-    return list(run_all(tuple(found), read, threads, threading.Event(), cancel=lambda: None))
+    try:
+        return list(run_all(tuple(found), read, threads, threading.Event(), cancel=lambda: None))
+    finally:
+        if cache and fresh:
+            cache.write(fresh)
 
 
-def _receipt(store: S3Store, batch: StoredBatch) -> Receipt:
+def _version(batch: StoredBatch) -> DocumentVersion:
+    return DocumentVersion(batch.stem + RECEIPT_SUFFIX, batch.receipt_etag)
+
+
+def _receipt(batch: StoredBatch, data: bytes) -> Receipt:
     key = batch.stem + RECEIPT_SUFFIX
-    receipt = read_receipt(store, key)
+    receipt = decode_document(Receipt, data, key=key)
     if receipt.batch_id != batch.batch_id:
         raise ManifestError(f"{key} is the receipt of another batch", hint="was it copied here?")
     return receipt

@@ -164,7 +164,9 @@ class S3Store:
             ):
                 for item in page.get("Contents", []):
                     storage_class = item.get("StorageClass") or StorageClass.STANDARD.value
-                    yield StoredObject(item["Key"], item["Size"], item["LastModified"], storage_class)
+                    yield StoredObject(
+                        item["Key"], item["Size"], item["LastModified"], storage_class, item.get("ETag", "")
+                    )
 
     def move_to_class(self, key: str, sha256_hex: str) -> None:
         """Put a verified object into its cold class by a copy onto itself; no-op for classes that can be read at once.

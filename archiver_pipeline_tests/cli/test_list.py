@@ -1,6 +1,7 @@
 """`archiver list`: every state a batch can be in, every filter, every form."""
 
 import json
+import sqlite3
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from archiver_pipeline.domain.layout import COLD_CLASSES, StoredObject, group_ba
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.engine.inventory import DateRange, find_archives
 from archiver_pipeline.engine.protection import build_protection, record_protection
+from archiver_pipeline.errors import ManifestError
 from archiver_pipeline.storage.s3 import S3Store
 from archiver_pipeline_tests.cli.test_interruption import delete_in_wait, lock_on_a_row
 from archiver_pipeline_tests.cli.workplace import wait_until
@@ -75,6 +77,28 @@ def test_a_batch_whose_row_was_locked_is_superseded(workplace):
     states = states_of(workplace)
     assert states.count("superseded") == 1
     assert set(states) == {"superseded", "receipted"}
+
+
+def test_receipts_are_read_once_and_again_when_they_changed(workplace):
+    assert workplace.run("run").code == 0
+    rows = listed_rows(workplace)
+    keys = workplace.keys_like(".receipt.json")
+    [path] = (workplace.folder / "cache" / "archiver_pipeline").glob("*.sqlite")
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM documents").fetchone() == (len(keys),)
+        # A wrong figure under the right ETag shows that the second list asked for none of the receipts.
+        changed = """CAST(replace(CAST(data AS TEXT), '"rows": ', '"rows": 1') AS BLOB)"""
+        connection.execute(f"UPDATE documents SET data = {changed}")
+    assert listed_rows(workplace) > rows
+    workplace.bucket.client.put_object(Bucket=workplace.bucket.bucket, Key=keys[0], Body=b"{}")
+    found = workplace.run("list", "--json")
+    assert found.code == ManifestError.exit_code
+    assert keys[0] in found.stderr
+
+
+def listed_rows(workplace) -> int:
+    [found] = workplace.run("list", "--json").json
+    return found["totals"]["rows"]
 
 
 def test_a_store_that_cannot_be_listed_is_not_an_empty_one(workplace):

@@ -188,7 +188,8 @@ def wait_until(happened: Callable[[], object], *, what: str, seconds: float = 30
 
 def _environment(folder: Path) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
-    return own | {"DAGSTER_HOME": str(folder / "dagster"), "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
+    homes = {"DAGSTER_HOME": str(folder / "dagster"), "XDG_CACHE_HOME": str(folder / "cache")}
+    return own | homes | {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 
 
 def _document(folder: Path, database: Database, bucket: Bucket) -> dict[str, Any]:
