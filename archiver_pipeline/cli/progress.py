@@ -10,11 +10,12 @@ from archiver_pipeline.cli.console import errors, warn
 from archiver_pipeline.domain.restore import RestoreReport
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.validation import ValidationReport
+from archiver_pipeline.engine.progress import BatchStep, SilentProgress
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.errors import ArchiverError
 
 
-class RunListener:
+class RunListener(SilentProgress):
     """Keeps the reports and errors of a command's runs, and draws bars when there is a terminal to draw on."""
 
     def __init__(self) -> None:
@@ -57,19 +58,16 @@ class RunListener:
                 f"{table} [bold]{step}[/]", total=rows or batches or None, rate="", unit="rows" if rows else "batches"
             )
 
-    def batch_finished(self, table: TableName, step: str, rows: int, size_bytes: int) -> None:
+    def batch_finished(self, table: TableName, step: str, batch: BatchStep) -> None:
         task = self._tasks.get((table, step))
         if self._bars is None or task is None:
             return
         known = next((found for found in self._bars.tasks if found.id == task), None)
         if known is None:
             return
-        self._bars.advance(task, rows if known.fields["unit"] == "rows" else 1)
+        self._bars.advance(task, batch.rows if known.fields["unit"] == "rows" else 1)
         speed = known.speed
         self._bars.update(task, rate=f"{speed:,.0f}/s" if speed else "")
-
-    def step_finished(self, table: TableName, step: str, seconds: float) -> None:
-        pass
 
     def archive_reported(self, report: ArchiveReport) -> None:
         self.reports.append(report)

@@ -28,7 +28,7 @@ from archiver_pipeline.engine.settlement import (
     write_receipt,
     write_superseded,
 )
-from archiver_pipeline.engine.steps import timed_step
+from archiver_pipeline.engine.steps import batch_step, timed_step
 from archiver_pipeline.engine.upload import upload_batch
 from archiver_pipeline.engine.verify import verify_batch
 from archiver_pipeline.postgres.connection import DeleteRefusedError, RowsLockedError
@@ -49,8 +49,10 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
 
     def work(batch: VerifiedBatch) -> tuple[SettledBatch, ...]:
         settled = _delete_with_second_pass(session, plan, batch, stored.get(stem_of(batch.encoded.key)))
+        for part in settled:
+            session.progress.batch_settled(session.name, part)
         archived = sum(part.archived_rows for part in settled)
-        session.progress.batch_finished(session.name, "delete", archived, batch.encoded.object_bytes)
+        session.progress.batch_finished(session.name, "delete", replace(batch_step(batch), rows=archived))
         return settled
 
     rows = sum(batch.encoded.extracted.rows for batch in verification.batches)

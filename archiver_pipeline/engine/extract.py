@@ -13,7 +13,7 @@ from archiver_pipeline.codec.versions import versions_writer
 from archiver_pipeline.domain.batch import ExtractedBatch, Extraction, Plan, PlannedBatch
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.engine.session import ArchiveSession
-from archiver_pipeline.engine.steps import resume, timed_step
+from archiver_pipeline.engine.steps import batch_step, resume, timed_step
 from archiver_pipeline.errors import SourceError
 from archiver_pipeline.postgres.copy_out import RowStream, versions_schema
 
@@ -53,7 +53,7 @@ def extract_batches(session: ArchiveSession, plan: Plan) -> Extraction:
             needs_files=False,
         )
         staged.add(extracted.rows_bytes)
-        session.progress.batch_finished(session.name, "extract", extracted.rows, extracted.rows_bytes)
+        session.progress.batch_finished(session.name, "extract", batch_step(extracted))
         return extracted
 
     with timed_step(session, "extract", len(plan.batches), plan.eligible_rows) as watch:

@@ -46,7 +46,12 @@ def reconcile_table(session: ArchiveSession, shape: TableShape) -> tuple[Settled
     Raises ManifestError or VerificationError when a batch cannot be settled safely: the table then stops.
     """
     pending = [batch for batch in list_stored(session.store, shape.name) if batch.state is BatchState.pending]
-    return tuple(reconcile_batch(session, shape, batch) for batch in pending)
+    return tuple(_told(session, reconcile_batch(session, shape, batch)) for batch in pending)
+
+
+def _told(session: ArchiveSession, settled: SettledBatch) -> SettledBatch:
+    session.progress.batch_settled(session.name, settled)
+    return settled
 
 
 def reconcile_batch(session: ArchiveSession, shape: TableShape, stored: StoredBatch | None) -> SettledBatch:

@@ -75,6 +75,7 @@ def _settle_pending(session: ArchiveSession) -> Repairs:
             message = f"it could not be settled: {error}"
             findings.append(Finding(FindingKind.pending, Severity.finding, batch.stem, message, _UNSETTLED_STEP))
             continue
+        session.progress.batch_settled(session.name, settled)
         done.append(f"{batch.stem}: settled as {settled.outcome.value}, {settled.rows} rows")
     return Repairs(tuple(done), tuple(findings))
 

@@ -22,6 +22,7 @@ from archiver_pipeline.domain.restore import (
 from archiver_pipeline.domain.table import timestamp_type_of
 from archiver_pipeline.domain.watermark import RestoredBatch
 from archiver_pipeline.engine.archived import blocks_of, proved_object, read_receipted_manifest
+from archiver_pipeline.engine.progress import BatchStep
 from archiver_pipeline.engine.protection import build_protection, record_protection
 from archiver_pipeline.engine.restore_session import RestoreSession
 from archiver_pipeline.engine.selection import Selection, moment_of_text, select_archives, watermark_of
@@ -189,7 +190,11 @@ class _Work:
                 done = _restored(archive, merged, perf_counter() - started)
                 session.restored[done.batch_id] = done
         self.watermark.flush()
-        session.progress.batch_finished(session.request.target, "restore", done.rows, archive.receipt.rows_bytes)
+        session.progress.batch_finished(
+            session.request.target,
+            "restore",
+            BatchStep(done.rows, archive.receipt.rows_bytes, done.window_key, done.batch_id, done.data_key),
+        )
         return done
 
     def warnings(self) -> list[str]:

@@ -48,6 +48,7 @@ class RestoreSession:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        self.progress = self.progress.of_run(self.run_id)
         self.workers = self._workers()
         self.store = S3Store(self.store_settings, connections=2 * self.workers + 1)
         self.connections: Pool[Connection] = Pool(lambda: connect(self.target))

@@ -44,6 +44,7 @@ class ArchiveSession:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        self.progress = self.progress.of_run(self.run_id)
         self.name: TableName = table_name(self.settings)
         self.format = DataFormat(self.settings.format)
         self.workers = self._workers()

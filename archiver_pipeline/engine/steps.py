@@ -8,7 +8,8 @@ from time import perf_counter
 from typing import Protocol, TypeVar
 
 from archiver_pipeline.codec.checkpoints import read_checkpoint, write_checkpoint
-from archiver_pipeline.domain.batch import ExtractedBatch, Plan
+from archiver_pipeline.domain.batch import EncodedBatch, ExtractedBatch, Plan
+from archiver_pipeline.engine.progress import BatchStep
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ResourcesError
 from archiver_pipeline.postgres.connection import source_errors
@@ -71,13 +72,26 @@ def step_over_batches(
     def once(batch: Before) -> After:
         index = batch.extracted.planned.index
         after = resume(session, plan, step, index, kind, lambda: work(batch))
-        session.progress.batch_finished(session.name, step, after.extracted.rows, after.extracted.rows_bytes)
+        session.progress.batch_finished(session.name, step, batch_step(after))
         return after
 
     rows = sum(batch.extracted.rows for batch in batches)
     with timed_step(session, step, len(batches), rows) as watch:
         done = session.for_each(batches, once)
     return done, watch.seconds
+
+
+def batch_step(batch: Staged) -> BatchStep:
+    """What progress is told of a batch: its rows, its object once there is one."""
+    extracted = batch.extracted
+    encoded = batch if isinstance(batch, EncodedBatch) else getattr(batch, "encoded", None)
+    return BatchStep(
+        rows=extracted.rows,
+        size_bytes=encoded.object_bytes if encoded else extracted.rows_bytes,
+        window_key=extracted.planned.window.key,
+        batch_id=encoded.batch_id if encoded else None,
+        key=encoded.key if encoded else None,
+    )
 
 
 def resume(

@@ -30,6 +30,7 @@ from archiver_pipeline.domain.validation import (
 from archiver_pipeline.domain.windows import WindowUnit, next_start, start_of_day
 from archiver_pipeline.engine.duplicates import DuplicateSearch
 from archiver_pipeline.engine.examination import NEXT_STEPS, Examined, Validation, examine_batch
+from archiver_pipeline.engine.progress import BatchStep
 from archiver_pipeline.engine.repair import Repairs, repair_table
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import timed_step
@@ -214,7 +215,11 @@ def _examine_all(validation: Validation, batches: tuple[StoredBatch, ...], seen:
 
     def examine(batch: StoredBatch) -> Examined:
         examined = examine_batch(validation, batch)
-        session.progress.batch_finished(session.name, STEP, examined.read_rows, examined.read_bytes)
+        session.progress.batch_finished(
+            session.name,
+            STEP,
+            BatchStep(examined.read_rows, examined.read_bytes, batch.window_key, batch.batch_id, batch.data_key),
+        )
         return examined
 
     at_once = session.workers * _BATCHES_PER_WORKER

@@ -162,8 +162,9 @@ def engine_errors(context: dg.OpExecutionContext | dg.AssetExecutionContext, ses
     try:
         yield
     except LockHeldError as error:
-        if process_of(context.run) is not None:
+        if process_of(context.run) is not None or context.retry_number >= _LOCK_TRIES:
             raise _failure(session, error) from error
+        session.progress.lock_awaited(session.name, error, _LOCK_WAIT_SECONDS)
         raise dg.RetryRequested(max_retries=_LOCK_TRIES, seconds_to_wait=_LOCK_WAIT_SECONDS) from error
     except ArchiverError as error:
         if error.transient and context.retry_number < _MAX_RETRIES:

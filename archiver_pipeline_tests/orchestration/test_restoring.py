@@ -194,7 +194,7 @@ class StopsAfterSomeObjects(SilentProgress):
     retries: int = 0
     objects: int = 0
 
-    def batch_finished(self, table, step, rows, size_bytes):
+    def batch_finished(self, table, step, batch):
         self.objects += 1
         if self.objects == 2:
             self.server.stop()
