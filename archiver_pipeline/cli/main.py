@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from typer.exceptions import TyperException
 
-from archiver_pipeline.cli import check, listing, restore, run, validate
+from archiver_pipeline.cli import check, cost, listing, restore, run, validate
 from archiver_pipeline.cli.console import errors
 from archiver_pipeline.cli.demo import demo
 from archiver_pipeline.errors import ArchiverError, ConfigError
@@ -30,6 +30,7 @@ app.command("restore")(restore.restore)
 app.command("check")(check.check)
 app.command("list")(listing.list_archives)
 app.command("validate")(validate.validate)
+app.command("cost")(cost.cost)
 app.command("demo")(demo)
 
 

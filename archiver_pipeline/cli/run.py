@@ -23,7 +23,7 @@ from archiver_pipeline.cli.options import (
 from archiver_pipeline.cli.progress import RunListener
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
-from archiver_pipeline.domain.prices import PRICES_AS_OF
+from archiver_pipeline.domain.prices import AWS
 from archiver_pipeline.engine.inventory import DateRange
 from archiver_pipeline.engine.preview import ArchivePreview, preview_archive
 from archiver_pipeline.engine.protection import session_protections
@@ -131,7 +131,7 @@ def _print_preview(preview: ArchivePreview) -> None:
     output.print(
         f"Estimated: {size(preview.object_bytes)} stored as {preview.storage_class},"
         f" ${preview.month_dollars:,.4f} a month, ${preview.write_dollars:,.4f} to write"
-        f" (AWS prices of {PRICES_AS_OF}),"
+        f" ({AWS.name} {AWS.region} prices of {AWS.as_of}),"
         f" about {duration(preview.seconds)}."
     )
 

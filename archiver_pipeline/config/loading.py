@@ -75,7 +75,7 @@ def load_config(path: Path | None, *, environ: Mapping[str, str], cwd: Path) -> 
     problems at once; no message repeats a value from the file or the environment that may be secret."""
     found = _locate(path, environ, cwd)
     try:
-        return _loaded(found, environ)
+        return parse_config(_content(found), found, environ)
     except ConfigError as error:
         raise _about_file(found, error) from None
 
@@ -86,9 +86,9 @@ def _locate(path: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
     return cwd / (path.expanduser() if path is not None else DEFAULT_NAME)
 
 
-def _loaded(path: Path, environ: Mapping[str, str]) -> LoadedConfig:
-    document = read_document(_content(path), environ)
-    config = _checked(document, environ)
+def parse_config(content: bytes, path: Path, environ: Mapping[str, str]) -> LoadedConfig:
+    """A file's text as `load_config` takes it; `path` is where it lies or will lie. Raises ConfigError."""
+    config = _checked(read_document(content, environ), environ)
     return LoadedConfig(
         path=path,
         config=config,

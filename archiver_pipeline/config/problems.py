@@ -55,14 +55,17 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
     return f"did you mean {match}?" if match else None
 
 
-def validation_problems(error: ValidationError, document: Document) -> Iterator[ConfigProblem]:
-    """One problem per mistake. Reads types and places of errors, and of inputs only the names of keys and the
-    words offered for a closed set."""
+def validation_problems(
+    error: ValidationError, document: Document, root: type[BaseModel] = ArchiverConfig
+) -> Iterator[ConfigProblem]:
+    """One problem per mistake in a file that is a `root`. Reads types and places of errors, and of inputs only the
+    names of keys and the words offered for a closed set."""
     details = error.errors(include_url=False)
-    locations = [tuple(detail["loc"]) for detail in details]
+    # pydantic marks a wrong key of a mapping by a part of the location that no file has.
+    locations = [tuple(part for part in detail["loc"] if part != "[key]") for detail in details]
     for detail, location in zip(details, locations, strict=True):
         if not _is_consequence(detail, location, locations):
-            message, hint = _explained(detail, location)
+            message, hint = _explained(detail, location, root)
             yield document.problem(location, message, hint)
 
 
@@ -72,10 +75,10 @@ def _is_consequence(detail: ErrorDetails, location: Location, others: Sequence[L
     return detail["type"] == "too_short" and any(other[: len(location)] == location for other in inside)
 
 
-def _explained(detail: ErrorDetails, location: Location) -> tuple[str, str | None]:
+def _explained(detail: ErrorDetails, location: Location, root: type[BaseModel]) -> tuple[str, str | None]:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return "unknown key", _key_hint(location)
+        return "unknown key", _key_hint(location, root)
     if kind == "enum":
         return _enum_words(detail["input"], context)
     if kind == "value_error":
@@ -95,13 +98,13 @@ def _enum_words(value: object, context: dict[str, Any]) -> tuple[str, str | None
     return f"must be one of {', '.join(allowed)}", hint
 
 
-def _key_hint(location: Location) -> str | None:
+def _key_hint(location: Location, root: type[BaseModel]) -> str | None:
     key = str(location[-1])
-    keys = keys_of(_model_at(location[:-1]))
+    keys = keys_of(_model_at(location[:-1], root))
     near = did_you_mean(key, keys)
     if near:
         return near
-    homes = [home for home, model in _sections() if key in keys_of(model)]
+    homes = [home for home, model in _sections(root) if key in keys_of(model)]
     if homes:
         return f"{key} belongs under {' or '.join(homes)}"
     return f"known here: {', '.join(sorted(keys))}"
@@ -119,17 +122,18 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(model_in, get_args(annotation))), None)
 
 
-def _model_at(location: Location) -> type[BaseModel]:
-    model: type[BaseModel] = ArchiverConfig
+def _model_at(location: Location, root: type[BaseModel]) -> type[BaseModel]:
+    model = root
     for part in location:
         # Positions in lists and names of classifications are no keys: the model stays the same.
         model = model_in(keys_of(model).get(str(part))) or model
     return model
 
 
-def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
-    for key, annotation in keys_of(ArchiverConfig).items():
+def _sections(root: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for key, annotation in keys_of(root).items():
         model = model_in(annotation)
         if model:
             yield key, model
-    yield "databases[].tables", _model_at(("databases", "tables"))
+    if root is ArchiverConfig:
+        yield "databases[].tables", _model_at(("databases", "tables"), root)

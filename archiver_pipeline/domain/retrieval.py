@@ -1,11 +1,6 @@
 """Data objects in cold classes: whether they can be read, how long their retrieval takes, what it costs.
 
-`GLACIER` is what AWS calls S3 Glacier Flexible Retrieval. Waiting times are the "typically finish within" of
-https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html; prices are US dollars,
-AWS S3 us-east-1, as listed on https://aws.amazon.com/s3/pricing/ (both looked up 2026-11; prices change, so an
-estimate says its date). That page itself could not be opened then. Standard from GLACIER and Expedited requests were
-confirmed on AWS's https://repost.aws/knowledge-center/s3-manage-data-retrieval, free Bulk from GLACIER in its user
-guide; Expedited per GiB and DEEP_ARCHIVE only by tables that others publish, some of which differ.
+`GLACIER` is what AWS calls S3 Glacier Flexible Retrieval. Waiting times and prices are in `prices`, with their sources.
 """
 
 import re
@@ -15,10 +10,9 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 from archiver_pipeline.domain.layout import COLD_CLASSES
-from archiver_pipeline.domain.prices import BYTES_PER_GIB, CLASS_PRICES
+from archiver_pipeline.domain.prices import AWS, BYTES_PER_GIB, DOCUMENTS_CLASS, RETRIEVAL_TERMS, PriceList
 from archiver_pipeline.domain.restore import RetrievalTier
 
-RETRIEVAL_PRICES_AS_OF = "2026-11"
 _DAYS_PER_MONTH = 30
 _RESTORE_HEADER = re.compile(r'ongoing-request="(?P<ongoing>true|false)"(?:, *expiry-date="(?P<expiry>[^"]+)")?')
 
@@ -50,28 +44,6 @@ class RetrievalState:
         return replace(self, readiness=Readiness.cold)
 
 
-@dataclass(frozen=True, slots=True)
-class RetrievalTerms:
-    """One tier of one class: the most hours it typically takes, dollars per GiB and per thousand objects."""
-
-    most_hours: float
-    gib: float
-    thousand_requests: float
-
-
-RETRIEVAL_TERMS: dict[str, dict[RetrievalTier, RetrievalTerms]] = {
-    "GLACIER": {
-        RetrievalTier.Expedited: RetrievalTerms(5 / 60, 0.03, 10.0),
-        RetrievalTier.Standard: RetrievalTerms(5, 0.01, 0.05),
-        RetrievalTier.Bulk: RetrievalTerms(12, 0.0, 0.0),
-    },
-    "DEEP_ARCHIVE": {
-        RetrievalTier.Standard: RetrievalTerms(12, 0.02, 0.10),
-        RetrievalTier.Bulk: RetrievalTerms(48, 0.0025, 0.025),
-    },
-}
-
-
 def retrieval_state_of(storage_class: str, restore_header: str | None) -> RetrievalState:
     """The state that `x-amz-storage-class` and `x-amz-restore` of an object tell.
 
@@ -98,12 +70,25 @@ def expected_at(started_at: datetime, storage_class: str, tier: RetrievalTier) -
 
 
 def retrieval_dollars(objects_bytes: list[int], storage_class: str, tier: RetrievalTier, days: int) -> float:
-    """What retrieving objects of these sizes costs, with `days` of their copies in STANDARD.
+    """What retrieving objects of these sizes costs at AWS's prices; see `retrieval_dollars_of`."""
+    return retrieval_dollars_of(sum(objects_bytes), len(objects_bytes), storage_class, tier, days)
+
+
+def retrieval_dollars_of(
+    total_bytes: float,
+    objects: float,
+    storage_class: str,
+    tier: RetrievalTier,
+    days: int,
+    *,
+    prices: PriceList = AWS,
+) -> float:
+    """What retrieving so many objects costs, with `days` of their copies in STANDARD.
 
     The store keeps copies to the end of their last day (UTC), so up to one day more is charged. Reading them, and
     their way out of AWS, is not in it. Raises KeyError for a tier the class lacks.
     """
-    terms = RETRIEVAL_TERMS[storage_class][tier]
-    gib = sum(objects_bytes) / BYTES_PER_GIB
-    requests = len(objects_bytes) / 1000 * terms.thousand_requests
-    return gib * terms.gib + requests + gib * CLASS_PRICES["STANDARD"].gib_month * days / _DAYS_PER_MONTH
+    terms = prices.retrieval[storage_class][tier]
+    gib = total_bytes / BYTES_PER_GIB
+    copies = gib * prices.classes[DOCUMENTS_CLASS].gib_month * days / _DAYS_PER_MONTH
+    return gib * terms.gib + objects / 1000 * terms.thousand_requests + copies

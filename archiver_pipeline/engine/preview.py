@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
-from archiver_pipeline.domain.prices import DEFAULT_COMPRESSION_RATIO, month_dollars, write_dollars
+from archiver_pipeline.domain.cost import Load, month_dollars, write_dollars
 from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.engine.inventory import DateRange, windows_with_rows
@@ -61,8 +61,13 @@ class ArchivePreview:
         return sum(window.rows_bytes for window in self.windows)
 
     @property
+    def load(self) -> Load:
+        """What `archiver cost` would be asked for these windows."""
+        return Load(rows=self.rows, rows_bytes=self.rows_bytes, batches=self.batches)
+
+    @property
     def object_bytes(self) -> int:
-        return int(self.rows_bytes * DEFAULT_COMPRESSION_RATIO)
+        return int(self.load.stored_bytes)
 
     @property
     def batches(self) -> int:
@@ -70,11 +75,11 @@ class ArchivePreview:
 
     @property
     def month_dollars(self) -> float:
-        return month_dollars(self.rows_bytes, self.storage_class)
+        return month_dollars(self.load, self.storage_class)
 
     @property
     def write_dollars(self) -> float:
-        return write_dollars(self.batches, self.storage_class)
+        return write_dollars(self.load, self.storage_class)
 
 
 def preview_archive(session: ArchiveSession, dates: DateRange, *, limit_rows: int | None = None) -> ArchivePreview:

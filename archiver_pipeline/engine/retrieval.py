@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+from archiver_pipeline.domain.prices import RETRIEVAL_TERMS
 from archiver_pipeline.domain.restore import Archive, RetrievalTier
-from archiver_pipeline.domain.retrieval import (
-    RETRIEVAL_TERMS,
-    Readiness,
-    RetrievalState,
-    expected_at,
-    retrieval_dollars,
-)
+from archiver_pipeline.domain.retrieval import Readiness, RetrievalState, expected_at, retrieval_dollars
 from archiver_pipeline.engine.work import run_all
 from archiver_pipeline.storage.s3 import ObjectColdError, S3Store, require_terms
 

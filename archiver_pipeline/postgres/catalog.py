@@ -43,8 +43,8 @@ def table_name(settings: TableSettings) -> TableName:
     return TableName(settings.database, settings.schema, settings.table)
 
 
-def inspect_table(connection: Connection, settings: TableSettings) -> TableShape:
-    """The table's shape, for archiving.
+def inspect_table(connection: Connection, settings: TableSettings, *, with_warnings: bool = True) -> TableShape:
+    """The table's shape, for archiving. Looking for warnings may read the whole table, the rest reads the catalog only.
 
     Raises PreflightError or PermissionDeniedError with what to do when the table is missing, is no ordinary table,
     has no usable timestamp column or unique key, has foreign keys that would delete elsewhere, or privileges lack.
@@ -66,7 +66,7 @@ def inspect_table(connection: Connection, settings: TableSettings) -> TableShape
         timestamp_type=timestamp_type,
         fingerprint=table_fingerprint(connection, name),
         system_identifier=system_identifier(connection),
-        warnings=tuple(_warnings(connection, name, relation, settings, attributes)),
+        warnings=tuple(_warnings(connection, name, relation, settings, attributes)) if with_warnings else (),
     )
 
 

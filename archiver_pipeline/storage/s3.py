@@ -35,8 +35,9 @@ from archiver_pipeline.domain.layout import (
     StoredObject,
     stem_of,
 )
+from archiver_pipeline.domain.prices import RETRIEVAL_TERMS
 from archiver_pipeline.domain.restore import RetrievalTier
-from archiver_pipeline.domain.retrieval import RETRIEVAL_TERMS, RetrievalState, retrieval_state_of
+from archiver_pipeline.domain.retrieval import RetrievalState, retrieval_state_of
 from archiver_pipeline.errors import (
     ArchiverError,
     NetworkError,

@@ -77,7 +77,7 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(workplace):
     assert len(shown) >= len(windows)
     for key, rows in windows:
         assert any(key in line and f" {rows} " in line for line in shown), found.stdout
-    assert "AWS prices of" in found.stdout
+    assert "AWS S3 us-east-1 prices of" in found.stdout
     assert "a month" in found.stdout
     assert "nothing was changed, nothing was written" in found.stdout
 

@@ -6,10 +6,9 @@ from itertools import pairwise
 import pytest
 
 from archiver_pipeline.domain.layout import COLD_CLASSES
-from archiver_pipeline.domain.prices import BYTES_PER_GIB
+from archiver_pipeline.domain.prices import BYTES_PER_GIB, RETRIEVAL_TERMS
 from archiver_pipeline.domain.restore import RetrievalTier
 from archiver_pipeline.domain.retrieval import (
-    RETRIEVAL_TERMS,
     Readiness,
     RetrievalState,
     expected_at,
