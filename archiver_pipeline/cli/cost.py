@@ -251,8 +251,8 @@ def _summary(report: CostReport, listed: PriceList) -> Iterator[str]:
     load, terms = report.load, report.terms
     yield (
         f"An estimate in {listed.currency} at {listed.name} {listed.region} prices of {listed.as_of}:"
-        f" {load.rows:,.0f} rows, {_gib(load.rows_bytes)}, in {load.batches:,.0f} batches; {_gib(load.stored_bytes)} stored,"
-        f" {_gib(load.documents_bytes)} of manifests and receipts."
+        f" {load.rows:,.0f} rows, {_gib(load.rows_bytes)}, in {load.batches:,.0f} batches;"
+        f" {_gib(load.stored_bytes)} stored, {_gib(load.documents_bytes)} of manifests and receipts."
     )
     growth = report.growth
     if growth and growth.rows:
