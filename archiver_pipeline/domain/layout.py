@@ -1,10 +1,11 @@
 """Where everything lies in the store: the one place that makes keys and the one that parses them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import groupby
 from urllib.parse import quote, unquote
 
 from archiver_pipeline.domain.table import TableName
@@ -185,6 +186,19 @@ def group_batches(objects: Iterable[StoredObject]) -> list[StoredBatch]:
         found.setdefault(match["stem"], {})[match["kind"]] = listed
         names[match["stem"]] = (match["window"], match["batch"])
     return [_stored_batch(stem, *names[stem], found[stem]) for stem in sorted(found)]
+
+
+def iter_batches(objects: Iterable[StoredObject]) -> Iterator[StoredBatch]:
+    """As `group_batches`, one at a time, out of a listing in key order: objects of a batch lie beside each other, with
+    nothing but keys of other kinds between them."""
+    own = (listed for listed in objects if _FILE.match(listed.key))
+    for _, beside in groupby(own, key=lambda listed: batch_stem_of(listed.key)):
+        yield from group_batches(beside)
+
+
+def key_after(batch: StoredBatch) -> str:
+    """The key after which a listing goes on behind all objects of a batch: its ending is the last in key order."""
+    return batch.stem + SUPERSEDED_SUFFIX
 
 
 def _stored_batch(stem: str, window: str, batch_id: str, kinds: dict[str, StoredObject]) -> StoredBatch:

@@ -50,6 +50,15 @@ class TableName:
 
 
 @dataclass(frozen=True, slots=True)
+class TimedTable:
+    """What a look at the age of a table's rows needs, and no more."""
+
+    name: TableName
+    timestamp_column: str
+    timestamp_type: TimestampType
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column, in table order. `type` is PostgreSQL's `format_type`, qualified outside pg_catalog."""
 

@@ -117,6 +117,15 @@ def end_of_eligible(unit: WindowUnit, now: datetime, retention_days: int) -> dat
     return end + offset * (next_start(unit, end) - end)
 
 
+def eligible_since(window: Window, retention_days: int) -> datetime:
+    """The first moment at which `end_of_eligible` reaches the end of the window."""
+    offset = -partition_end_offset(window.unit, retention_days)
+    if window.unit is WindowUnit.month:
+        months = window.end.year * 12 + window.end.month - 1 + offset
+        return window.end.replace(year=months // 12, month=months % 12 + 1)
+    return window.end + offset * (next_start(window.unit, window.end) - window.end)
+
+
 def start_of_day(day: date) -> datetime:
     """Midnight UTC at the beginning of `day`."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)

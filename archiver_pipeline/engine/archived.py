@@ -13,7 +13,14 @@ from archiver_pipeline.codec.jsonl import decode_jsonl, whole_lines
 from archiver_pipeline.codec.parquet import read_parquet_columns
 from archiver_pipeline.codec.rows import KeyReader, key_schema
 from archiver_pipeline.codec.versions import XMIN, expand_xmin_runs
-from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, DataFormat, StoredBatch, group_batches, listing_prefix
+from archiver_pipeline.domain.layout import (
+    MANIFEST_SUFFIX,
+    DataFormat,
+    StoredBatch,
+    group_batches,
+    iter_batches,
+    listing_prefix,
+)
 from archiver_pipeline.domain.manifest import Manifest, Receipt, Superseded
 from archiver_pipeline.domain.table import INTEGER_TYPES, KeyColumn, TableName
 from archiver_pipeline.errors import ManifestError, VerificationError
@@ -25,6 +32,11 @@ _KEPT_IN_MEMORY_BYTES = 8 << 20
 def list_stored(store: S3Store, name: TableName) -> list[StoredBatch]:
     """Every batch of a table by the listing alone, in key order. Raises when the listing is not whole."""
     return group_batches(store.list_objects(listing_prefix(store.settings.prefix, name)))
+
+
+def iter_stored(store: S3Store, name: TableName, *, after: str = "") -> Iterator[StoredBatch]:
+    """The batches of a table behind the key `after`, in key order, as the listing goes on."""
+    return iter_batches(store.list_objects(listing_prefix(store.settings.prefix, name), after=after))
 
 
 def read_manifest(store: S3Store, key: str) -> Manifest:

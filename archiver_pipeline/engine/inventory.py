@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import islice
 
 from archiver_pipeline.codec.documents import decode_document
 from archiver_pipeline.config.effective import TableSettings
@@ -37,7 +36,7 @@ from archiver_pipeline.engine.protection import read_protections, session_protec
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.work import run_all
 from archiver_pipeline.errors import ManifestError
-from archiver_pipeline.postgres.catalog import inspect_table, table_name
+from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.postgres.connection import source_errors
 from archiver_pipeline.postgres.eligible import oldest_eligible, source_clock
 from archiver_pipeline.storage.document_cache import DocumentCache, DocumentVersion
@@ -95,23 +94,16 @@ def due_windows(session: ArchiveSession, shape: TableShape, dates: DateRange) ->
             yield window
 
 
-def find_oldest_windows(session: ArchiveSession, limit: int) -> list[Window]:
-    """The oldest due windows, at most `limit`; empty: table and store were asked and have none."""
-    with source_errors(session.primary):
-        shape = inspect_table(session.connection, session.settings)
-    return list(islice(due_windows(session, shape, DateRange()), limit))
-
-
 def _pending_windows(session: ArchiveSession, dates: DateRange) -> Iterator[Window]:
     unit, first = WindowUnit(session.settings.window), session.settings.first_window
     for batch in list_stored(session.store, session.name):
         day = date.fromisoformat(batch.window_key[: len("2026-01-31")])
         within = (dates.start is None or dates.start <= day) and (dates.end is None or day <= dates.end)
         if batch.state is BatchState.pending and within:
-            yield window_containing(unit, _moment_of(batch.window_key), first=first)
+            yield window_containing(unit, moment_of_key(batch.window_key), first=first)
 
 
-def _moment_of(window_key: str) -> datetime:
+def moment_of_key(window_key: str) -> datetime:
     """The start that a window key names, whatever unit it was made with."""
     return datetime.fromisoformat(window_key if len(window_key) == len("2026-01-31") else f"{window_key}:00").replace(
         tzinfo=UTC
@@ -219,7 +211,7 @@ def _window_of_batch(settings: TableSettings, window_key: str) -> Window:
     is_hour = len(window_key) > len("2026-01-31")
     unit = WindowUnit.hour if is_hour else WindowUnit(settings.window)
     unit = WindowUnit.day if unit is WindowUnit.hour and not is_hour else unit
-    start = floor_to_unit(unit, _moment_of(window_key))
+    start = floor_to_unit(unit, moment_of_key(window_key))
     return window_starting(unit, start, first=settings.first_window)
 
 

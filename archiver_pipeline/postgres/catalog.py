@@ -15,6 +15,7 @@ from archiver_pipeline.domain.table import (
     KeyColumn,
     TableName,
     TableShape,
+    TimedTable,
     TimestampType,
     timestamp_type_of,
 )
@@ -68,6 +69,35 @@ def inspect_table(connection: Connection, settings: TableSettings, *, with_warni
         system_identifier=system_identifier(connection),
         warnings=tuple(_warnings(connection, name, relation, settings, attributes)) if with_warnings else (),
     )
+
+
+def find_timed_tables(connection: Connection, tables: Sequence[TableSettings]) -> dict[TableName, TimedTable]:
+    """Those of the tables that exist and have their timestamp column, with its type, by one query for all of them.
+
+    Says nothing of why another one is missing: `inspect_table` does, with what to do.
+    """
+    rows = connection.execute(
+        "SELECT w.schema, w.name, w.column, pg_catalog.format_type(a.atttypid, a.atttypmod)"
+        " FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[]))"
+        ' AS w(schema, name, "column")'
+        " JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema"
+        " JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind = ANY(%s)"
+        " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = w.column"
+        " AND a.attnum > 0 AND NOT a.attisdropped",
+        (
+            [table.schema for table in tables],
+            [table.table for table in tables],
+            [table.timestamp_column for table in tables],
+            list(ORDINARY_KINDS),
+        ),
+    ).fetchall()
+    databases = {(table.schema, table.table): table.database for table in tables}
+    found = {}
+    for schema, table, column, type_name in rows:
+        name = TableName(databases[schema, table], schema, table)
+        if (kind := timestamp_type_of(type_name)) is not None:
+            found[name] = TimedTable(name, column, kind)
+    return found
 
 
 def server_version(connection: Connection) -> int:

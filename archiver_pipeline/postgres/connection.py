@@ -49,6 +49,7 @@ _SQLSTATE_NETWORK = ("08", "57P01", "57P02", "57P03", "40001", "40P01")
 _SQLSTATE_REFUSED = ("23", "P0001")
 _SQLSTATE_LOCKED = ("55P03",)
 _SQLSTATE_RESOURCES = ("53",)
+_SQLSTATE_CANCELED = "57014"
 _SQLSTATE_DATA = "22"
 _SQLSTATE_PERMISSION = ("42501", "28")
 
@@ -138,6 +139,10 @@ def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
         return NetworkError(text, hint="check host, port and that the server is running")
     if sqlstate.startswith(_SQLSTATE_PERMISSION):
         return PermissionDeniedError(text, hint="grant the privilege; `archiver check` lists what is needed")
+    if sqlstate == _SQLSTATE_CANCELED:
+        return SourceError(
+            text, hint="was the statement too slow? an index that begins with the timestamp column helps"
+        )
     for prefixes, kind in _KINDS:
         if sqlstate.startswith(prefixes):
             return kind(text)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from psycopg import sql
 
 from archiver_pipeline.domain.batch import PlannedBatch
-from archiver_pipeline.domain.table import TableName, TableShape, TimestampType
+from archiver_pipeline.domain.table import TableName, TableShape, TimedTable, TimestampType
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.postgres.connection import Connection, fetch_one
 from archiver_pipeline.postgres.rendering import row_alias
@@ -35,7 +35,7 @@ def table_reference(name: TableName) -> sql.Identifier:
     return sql.Identifier(name.schema, name.table)
 
 
-def timestamp_literal(shape: TableShape, moment: datetime) -> sql.Composed:
+def timestamp_literal(shape: TableShape | TimedTable, moment: datetime) -> sql.Composed:
     """A moment as a literal of the column's type; naive columns hold UTC. A date is the day that `moment` lies in,
     so `column < literal` never takes a day that is not over."""
     text = moment.strftime("%Y-%m-%d" if shape.timestamp_type is TimestampType.date else "%Y-%m-%d %H:%M:%S.%f")
@@ -165,7 +165,7 @@ def batch_bounds(
 
 
 def oldest_eligible(
-    connection: Connection, shape: TableShape, end: datetime, *, after: datetime | None
+    connection: Connection, shape: TableShape | TimedTable, end: datetime, *, after: datetime | None
 ) -> datetime | None:
     """The time of the oldest row before `end` (exclusive), at or after `after`; None when there is none.
 
@@ -233,7 +233,7 @@ def first_rows_between(
     return int(rows), None if last is None else last.replace(tzinfo=UTC)
 
 
-def _between(shape: TableShape, start: datetime | None, end: datetime) -> sql.Composed:
+def _between(shape: TableShape | TimedTable, start: datetime | None, end: datetime) -> sql.Composed:
     column = sql.SQL("{}.{}").format(ALIAS, sql.Identifier(shape.timestamp_column))
     condition = sql.SQL("{} < {}").format(column, timestamp_literal(shape, end))
     if start is None:

@@ -154,15 +154,14 @@ class S3Store:
             finally:
                 body.close()
 
-    def list_objects(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object whose key begins with `prefix`, in key order.
+    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[StoredObject]:
+        """Every object whose key begins with `prefix` and comes after the key `after`, in key order.
 
         Raises when the listing does not come to its end: a part of a listing is never taken for the whole.
         """
+        where: Any = {"Bucket": self.settings.bucket, "Prefix": prefix} | ({"StartAfter": after} if after else {})
         with self._errors(prefix):
-            for page in self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.settings.bucket, Prefix=prefix
-            ):
+            for page in self._client.get_paginator("list_objects_v2").paginate(**where):
                 for item in page.get("Contents", []):
                     storage_class = item.get("StorageClass") or StorageClass.STANDARD.value
                     yield StoredObject(

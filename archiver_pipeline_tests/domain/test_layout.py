@@ -13,6 +13,8 @@ from archiver_pipeline.domain.layout import (
     batch_stem,
     data_key,
     group_batches,
+    iter_batches,
+    key_after,
     key_part,
     listing_prefix,
     stem_of,
@@ -21,6 +23,7 @@ from archiver_pipeline.domain.layout import (
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.windows import WindowUnit, window_of_key
 
+KINDS = ["jsonl.gz", "parquet", "manifest.json", "receipt.json", "superseded.json"]
 WINDOW = window_of_key(WindowUnit.day, "2024-02-29", first=date(2020, 1, 1))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH = "0123456789abcdef0123"
@@ -115,3 +118,16 @@ def test_other_objects_are_passed_over():
 def test_a_key_of_no_data_object_has_no_stem(key):
     with pytest.raises(ValueError, match="not the key of a data object"):
         stem_of(key)
+
+
+@given(st.lists(st.tuples(st.text("0a", min_size=16, max_size=18), st.sampled_from([*KINDS, "jsonl.gz.tmp", "zip"]))))
+def test_a_listing_is_grouped_while_it_goes_on(found):
+    """The same batches as from the whole listing, and a listing that goes on behind one shows the others."""
+    name = TableName("db", "public", "audit")
+    keys = sorted({f"{batch_stem('p', name, WINDOW, batch)}.{kind}" for batch, kind in found})
+    listed = [StoredObject(key, 1, NOW) for key in keys]
+    batches = list(iter_batches(iter(listed)))
+    assert batches == group_batches(listed)
+    for position, batch in enumerate(batches, 1):
+        rest = [one for one in listed if one.key > key_after(batch)]
+        assert list(iter_batches(rest)) == batches[position:]

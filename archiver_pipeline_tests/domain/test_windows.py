@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from archiver_pipeline.domain.windows import (
     Window,
     WindowUnit,
+    eligible_since,
     end_of_eligible,
     floor_to_unit,
     is_wholly_before,
@@ -104,6 +105,14 @@ def test_no_window_is_hidden_for_long(unit, now, retention_days):
         WindowUnit.month: timedelta(days=62 + retention_days / 28 * 3),
     }
     assert now - timedelta(days=retention_days) - end_of_eligible(unit, now, retention_days) < slack[unit]
+
+
+@given(UNITS, MOMENTS, RETENTIONS)
+def test_a_window_is_eligible_from_the_moment_that_the_end_reaches_it(unit, moment, retention_days):
+    window = window_containing(unit, moment, first=FIRST)
+    since = eligible_since(window, retention_days)
+    assert end_of_eligible(unit, since, retention_days) >= window.end
+    assert end_of_eligible(unit, since - timedelta(microseconds=1), retention_days) < window.end
 
 
 def test_a_window_ends_before_the_cutoff_or_it_does_not():

@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 
-from archiver_pipeline.engine.inventory import find_oldest_windows
+from archiver_pipeline.engine.backlog import measure_backlog
 from archiver_pipeline.engine.plan import plan_archive
 from archiver_pipeline.errors import ArchiverError, NetworkError, PermissionDeniedError, PreflightError
 from archiver_pipeline_tests.plugins.archiving import create_audit_table
@@ -210,7 +210,7 @@ def test_looking_for_windows_over_a_broken_connection_is_a_network_error(archivi
     pid = session.connection.info.backend_pid
     archiving.database.execute(f"SELECT pg_terminate_backend({pid})")
     with pytest.raises(NetworkError):
-        find_oldest_windows(session, 1)
+        measure_backlog(session, most_rows=1)
 
 
 def test_a_server_that_is_not_there(archiving, audit):
@@ -218,5 +218,5 @@ def test_a_server_that_is_not_there(archiving, audit):
     away = session.database.__class__(**{**vars(session.database), "primary": archiving.source(port=1)})
     session.database = away
     with pytest.raises(NetworkError) as broken:
-        find_oldest_windows(session, 1)
+        measure_backlog(session, most_rows=1)
     assert broken.value.exit_code == 7
