@@ -38,7 +38,8 @@ def test_what_is_requested_can_be_run(workplace, instance, face):
     assert materialize(workplace, instance, requests[0].partition_key).success
     ledger.account()
     again, _ = tick(workplace, instance, face)
-    assert [request.partition_key for request in again] == due_keys(workplace)
+    due = due_keys(workplace)
+    assert [request.partition_key for request in again] == (due[:4] if face == "sensor" else due)
 
 
 @both_faces
