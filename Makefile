@@ -18,11 +18,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "Python 3.11 or newer is needed, '$(PYTHON)' is not: make setup PYTHON=python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,docker,kubernetes,test]'
 	@touch $@
 
 test: setup ## Run the tests on real servers (PYTEST_ARGS="-k delete")
-	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-matrix: setup ## Run the tests marked "matrix" on every PostgreSQL of POSTGRES_VERSIONS
 	@set -e; for version in $(POSTGRES_VERSIONS); do \

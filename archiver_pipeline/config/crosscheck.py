@@ -29,7 +29,7 @@ from archiver_pipeline.config.scalars import path_segment
 from archiver_pipeline.errors import ConfigProblem
 
 MAX_GZIP_LEVEL = 9
-RESERVED_DATABASE_ID = "_audit"
+RESERVED_DATABASE_IDS = {"_audit": "the audit trail is", "_dagster": "what belongs to runs is"}
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -182,8 +182,8 @@ def _segment_problem(document: Document, place: Location, key_id: str) -> Iterat
         path_segment(key_id)
     except ValueError as error:
         yield document.problem(place, str(error), "write an id beside the name")
-    if key_id == RESERVED_DATABASE_ID:
-        yield document.problem(place, f"{key_id} is where the audit trail is kept", "write another id")
+    if key_id in RESERVED_DATABASE_IDS:
+        yield document.problem(place, f"{key_id} is where {RESERVED_DATABASE_IDS[key_id]} kept", "write another id")
 
 
 def _table_names(readable: Readable) -> Iterator[ConfigProblem]:

@@ -90,3 +90,10 @@ class WatermarkStorage(StrEnum):
     S3 = "s3"
     DATABASE = "database"
     BOTH = "both"
+
+
+class StepOutputs(StrEnum):
+    """Where the steps of a Dagster run hand on what they did: files of DAGSTER_HOME, or documents in the store."""
+
+    LOCAL = "local"
+    STORE = "store"

@@ -21,6 +21,7 @@ from archiver_pipeline.config.enums import (
     LockType,
     ObjectFormat,
     SslMode,
+    StepOutputs,
     StorageClass,
     VacuumStrategy,
     WatermarkStorage,
@@ -394,6 +395,15 @@ class Notifications(Section):
     quiet_hours_end: HourOfDay | None = Field(None, description="First hour after them, 0 to 23.")
 
 
+class Dagster(Section):
+    """How runs fit into a cluster."""
+
+    step_outputs: StepOutputs = Field(
+        StepOutputs.LOCAL,
+        description="local: in DAGSTER_HOME. store: in the bucket, so that a retry on another machine goes on.",
+    )
+
+
 class ArchiverConfig(Section):
     """The whole file."""
 
@@ -406,3 +416,4 @@ class ArchiverConfig(Section):
     restore_watermark: RestoreWatermark = Field(RestoreWatermark.model_validate({}), description="Memory of restores.")
     monitoring: Monitoring = Field(Monitoring.model_validate({}), description="Metrics, health, progress.")
     notifications: Notifications = Field(Notifications.model_validate({}), description="Messages.")
+    dagster: Dagster = Field(Dagster.model_validate({}), description="Runs in a cluster.")

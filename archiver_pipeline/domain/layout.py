@@ -1,7 +1,7 @@
 """Where everything lies in the store: the one place that makes keys and the one that parses them."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -135,6 +135,14 @@ def batch_stem(prefix: str, name: TableName, window: Window, batch_id: str) -> s
 
 def data_key(stem: str, data_format: DataFormat) -> str:
     return f"{stem}.{data_format.value}"
+
+
+def step_output_key(prefix: str, identifier: Sequence[str]) -> str:
+    """The key of what one step of a Dagster run hands on; `identifier` is run id, step and output.
+
+    No archive can lie there: a data object has more folders above it, and its name ends otherwise.
+    """
+    return "/".join([*([prefix] if prefix else []), "_dagster/steps", *map(key_part, identifier)]) + ".json"
 
 
 def stem_of(key: str) -> str:

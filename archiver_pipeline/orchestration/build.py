@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
+from archiver_pipeline.config.enums import StepOutputs
 from archiver_pipeline.config.features import unbuilt_features
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.engine.progress import Progress, SilentProgress
@@ -12,6 +13,7 @@ from archiver_pipeline.orchestration.assets import table_asset
 from archiver_pipeline.orchestration.restoring import restore_job, restored_asset, retrieval_sensor
 from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, runtime_resource
 from archiver_pipeline.orchestration.sensors import due_sensor, nightly_schedule
+from archiver_pipeline.orchestration.step_outputs import StepOutputsInStore
 from archiver_pipeline.orchestration.validation import archives_asset, archives_check, validate_job, validate_schedule
 
 
@@ -37,9 +39,16 @@ def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] 
             *(nightly_schedule(config, database) for database in config.databases),
             *(validate_schedule(database) for database in config.databases),
         ],
-        resources={RESOURCE_KEY: runtime_resource(config, progress)},
+        resources={RESOURCE_KEY: runtime_resource(config, progress), **_step_outputs(config)},
         executor=dg.in_process_executor,
     )
+
+
+def _step_outputs(config: LoadedConfig) -> dict[str, dg.IOManagerDefinition]:
+    """What hands outputs from step to step, unless that is left to Dagster."""
+    if config.config.dagster.step_outputs is StepOutputs.LOCAL:
+        return {}
+    return {"io_manager": dg.IOManagerDefinition(resource_fn=lambda _: StepOutputsInStore(config.store))}
 
 
 def refuse_unbuilt(config: LoadedConfig) -> None:

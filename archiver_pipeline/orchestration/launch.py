@@ -1,5 +1,6 @@
 """Runs archive runs in this process against the Dagster instance, so that every run is recorded."""
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -47,9 +48,11 @@ def open_instance(folder: Path) -> dg.DagsterInstance:
 
 def _open_alone(open_it: Callable[[], dg.DagsterInstance], home: Path) -> dg.DagsterInstance:
     """Open an instance while no other command does: two that create the tables of one SQLite file fail each other."""
-    home.mkdir(exist_ok=True)
-    with (home / ".archiver-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        # Where nothing can be written, as in a read-only container, there are no SQLite files either.
+        with contextlib.suppress(OSError):
+            home.mkdir(exist_ok=True)
+            fcntl.flock(held.enter_context((home / ".archiver-lock").open("w")), fcntl.LOCK_EX)
         return open_it()
 
 

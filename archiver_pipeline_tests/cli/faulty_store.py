@@ -1,13 +1,16 @@
-"""A relay in front of the S3 server, on a port of its own, that damages data objects on their way back.
+"""Relays in front of the S3 server, on ports of their own: one damages data objects on their way back, one holds
+writes back for ever.
 
 Signatures cover the host as the client names it, so headers pass as they are and the server checks them as ever.
 """
 
 import http.client
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Lock, Thread
 from urllib.parse import urlsplit
 
 _HOP_HEADERS = {"connection", "expect", "transfer-encoding", "content-length"}
@@ -16,7 +19,76 @@ _HOP_HEADERS = {"connection", "expect", "transfer-encoding", "content-length"}
 @contextmanager
 def damaging_store(endpoint: str) -> Iterator[str]:
     """The endpoint of a store whose data objects come back with one byte changed."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _relay_to(urlsplit(endpoint).netloc))
+    with _serving(_relay_to(urlsplit(endpoint).netloc)) as own:
+        yield own
+
+
+@dataclass
+class Hold:
+    """Writes of keys like `pattern` after the first `let_pass` never arrive; `held` counts them."""
+
+    pattern: str
+    let_pass: int
+    seen: int = 0
+    held: int = 0
+    dropped: Event = field(default_factory=Event)
+
+
+@dataclass
+class HoldingStore:
+    """A store that answers as ever, except for the writes that a test lets it hold back."""
+
+    endpoint: str
+    holds: list[Hold] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+
+    def hold(self, pattern: str, *, let_pass: int) -> Hold:
+        self.holds.append(Hold(pattern, let_pass))
+        return self.holds[-1]
+
+    def drop(self, hold: Hold) -> None:
+        """Forget what is held, unanswered, and hold no more."""
+        self.holds.remove(hold)
+        hold.dropped.set()
+
+    def keeps(self, path: str) -> bool:
+        """Whether this write is to be dropped; returns then when its hold ends."""
+        for hold in self.holds:
+            with self.lock:
+                hold.seen += bool(re.search(hold.pattern, path))
+                is_held = bool(re.search(hold.pattern, path)) and hold.seen > hold.let_pass
+                hold.held += is_held
+            if is_held:
+                hold.dropped.wait()
+                return True
+        return False
+
+
+@contextmanager
+def holding_store(endpoint: str) -> Iterator[HoldingStore]:
+    """A relay to `endpoint` that can hold writes back."""
+    relay = _relay_to(urlsplit(endpoint).netloc)
+
+    class Holding(relay):
+        def do_PUT(self) -> None:  # noqa: N802
+            if store.keeps(self.path):
+                self.close_connection = True
+            else:
+                self.relay()
+
+        def _damaged(self, body: bytes) -> bytes:
+            return body
+
+    with _serving(Holding) as own:
+        store = HoldingStore(own)
+        yield store
+        for hold in list(store.holds):
+            store.drop(hold)
+
+
+@contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = Thread(target=server.serve_forever)
     thread.start()

@@ -28,7 +28,7 @@ def test_an_id_may_not_be_the_name_of_another_database(problems):
     assert set(problems(text)) == {"databases[1].id"}
 
 
-@pytest.mark.parametrize("key_id", ["a/b", "..", "_audit", "'a '"])
+@pytest.mark.parametrize("key_id", ["a/b", "..", "_audit", "_dagster", "'a '"])
 def test_ids_that_can_not_be_a_part_of_a_key(problems, key_id):
     assert set(problems(with_database(f"id: {key_id}"))) == {"databases[0].id"}
     assert set(problems(MINIMAL.replace("name: shop", f"name: {key_id}"))) == {"databases[0].name"}

@@ -35,6 +35,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`legal_holds`": m.LegalHolds,
     "`legal_holds.holds[]`": m.ConfiguredHold,
     "`monitoring`": m.Monitoring,
+    "`dagster`": m.Dagster,
     "`notifications`": m.Notifications,
     "`notifications.slack`": m.Slack,
     "`notifications.teams`": m.Teams,

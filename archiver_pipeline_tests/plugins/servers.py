@@ -6,6 +6,7 @@ A server that does not come up fails the tests that need it; none is ever skippe
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,22 +90,38 @@ def s3_server() -> Iterator[S3Server]:
 @pytest.fixture
 def database(postgres_server: PostgresServer) -> Iterator[Database]:
     """An empty database that goes away after the test, with whoever is still connected to it."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    postgres_server.create_database(name)
-    yield Database(
-        name=name,
-        host=postgres_server.host,
-        port=postgres_server.port,
-        user=postgres_server.user,
-        password=postgres_server.password,
-        conninfo=postgres_server.dsn(name),
-    )
-    sample_data.drop_database(postgres_server.dsn(), name)
+    with fresh_database(postgres_server) as fresh:
+        yield fresh
 
 
 @pytest.fixture
 def bucket(s3_server: S3Server) -> Iterator[Bucket]:
     """An empty bucket that goes away after the test with everything in it."""
+    with fresh_bucket(s3_server) as fresh:
+        yield fresh
+
+
+@contextmanager
+def fresh_database(postgres_server: PostgresServer) -> Iterator[Database]:
+    """An empty database until the end of the block."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    postgres_server.create_database(name)
+    try:
+        yield Database(
+            name=name,
+            host=postgres_server.host,
+            port=postgres_server.port,
+            user=postgres_server.user,
+            password=postgres_server.password,
+            conninfo=postgres_server.dsn(name),
+        )
+    finally:
+        sample_data.drop_database(postgres_server.dsn(), name)
+
+
+@contextmanager
+def fresh_bucket(s3_server: S3Server) -> Iterator[Bucket]:
+    """An empty bucket until the end of the block."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3_server.create_bucket(name)
     fresh = Bucket(
@@ -116,6 +133,8 @@ def bucket(s3_server: S3Server) -> Iterator[Bucket]:
         secret_access_key=s3_server.secret_access_key,
         client=s3_server.client(),
     )
-    yield fresh
-    # This server deletes a bucket together with its objects.
-    fresh.client.delete_bucket(Bucket=name)
+    try:
+        yield fresh
+    finally:
+        # This server deletes a bucket together with its objects.
+        fresh.client.delete_bucket(Bucket=name)
