@@ -25,7 +25,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
         A code server that does not answer says nothing about its runs: they count as running until it does, or until
         `max_runtime_seconds` are over. A run that is at an end cannot be asked for, and neither can one of a command.
         """
-        client = self._get_grpc_client_for_termination(run.run_id)
+        client = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         if client is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "it is not run by a code server, or has ended")
         try:

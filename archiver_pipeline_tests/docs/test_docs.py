@@ -24,7 +24,7 @@ OWN_FOLDERS = r"(?:archiver_pipeline|archiver_pipeline_tests|benchmarks|deploy|d
 # First words that `sh` blocks may begin a line with. The first three are checked below; the others need servers, a
 # network or time, and are taken as they are.
 CHECKED_COMMANDS = {"archiver", "make", "dagster"}
-OTHER_COMMANDS = {"git", "cd", "cp", "export", "pip", "python3", "aws"}
+OTHER_COMMANDS = {"git", "cd", "cp", "export", "pip", "python3", "aws", "sudo", "docker", "journalctl", "systemctl"}
 # Whole lines that are run as they stand, from the root of the repository.
 RUN_AS_SHOWN = {"archiver --help", "make", "make help"}
 DOCUMENTS = (
