@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 from archiver_pipeline.config.loading import load_config
+from archiver_pipeline.logs.process import process_listener
 from archiver_pipeline.orchestration.build import build_definitions
 
-defs = build_definitions(load_config(None, environ=os.environ, cwd=Path.cwd()))
+config = load_config(None, environ=os.environ, cwd=Path.cwd())
+defs = build_definitions(config, progress=process_listener(config, os.environ))

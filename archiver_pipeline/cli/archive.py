@@ -84,7 +84,7 @@ class _Drain:
                 if not self._archive(windows):
                     return
         except ArchiverError as error:
-            self.listener.archive_failed(self._session().name, error)
+            self.listener.fail(self._session().name, error)
 
     def _ranges(self) -> Iterator[list[Window]]:
         session = self._session()

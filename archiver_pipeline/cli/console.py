@@ -4,6 +4,8 @@ import orjson
 from rich.console import Console
 from rich.filesize import decimal
 
+from archiver_pipeline.cli.logs import current_log
+
 output = Console()
 errors = Console(stderr=True)
 
@@ -14,6 +16,11 @@ def print_json(value: object) -> None:
 
 
 def warn(message: str) -> None:
+    """A warning in words; as a line of the log where that is all there is to read."""
+    log = current_log()
+    if log.logger is not None and log.takes_stdout:
+        log.logger.warning("warning", message=message)
+        return
     errors.print("warning:", message, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 

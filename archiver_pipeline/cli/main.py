@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import typer
 from rich.markup import escape
@@ -12,11 +13,28 @@ from typer.exceptions import TyperException
 from archiver_pipeline.cli import check, cost, listing, restore, run, validate
 from archiver_pipeline.cli.console import errors
 from archiver_pipeline.cli.demo import demo
+from archiver_pipeline.cli.logs import current_log, with_log_options
 from archiver_pipeline.errors import ArchiverError, ConfigError
+from archiver_pipeline.logs.lines import error_fields
 
 INTERRUPTED_EXIT_CODE = 130
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    """Gives every command the options of the log."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Command], Command]:
+        register = super().command(name, **options)
+
+        def add(function: Command) -> Command:
+            register(with_log_options(function, name or function.__name__))
+            return function
+
+        return add
+
+
+app = _App(
     name="archiver",
     help="Moves old rows of PostgreSQL audit tables to S3-compatible storage, proves every byte,"
     " and deletes exactly the rows it proved.",
@@ -45,6 +63,7 @@ def main() -> None:
             sys.exit(os.EX_OK)
         _fail(f"{error.format_message()} — `archiver --help` shows what there is", ConfigError.exit_code)
     except ArchiverError as error:
+        _tell_in_log(error)
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED_EXIT_CODE
@@ -52,6 +71,16 @@ def main() -> None:
     if code == INTERRUPTED_EXIT_CODE:
         errors.print("interrupted; nothing is lost: run the same command again to go on", highlight=False)
     sys.exit(code)
+
+
+def _tell_in_log(error: ArchiverError) -> None:
+    """End here, without words, where the log is all there is to read."""
+    log = current_log()
+    if log.logger is None:
+        return
+    log.logger.error("failed", **error_fields(error))
+    if log.takes_stdout:
+        sys.exit(error.exit_code)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -4,13 +4,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
 from archiver_pipeline.cli.console import errors, warn
+from archiver_pipeline.cli.logs import current_log
+from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.restore import RestoreReport
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.validation import ValidationReport
-from archiver_pipeline.engine.progress import BatchStep, SilentProgress
+from archiver_pipeline.engine.progress import BatchStep, Listeners, Progress, SilentProgress
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.errors import ArchiverError
 
@@ -18,22 +21,34 @@ from archiver_pipeline.errors import ArchiverError
 class RunListener(SilentProgress):
     """Keeps the reports and errors of a command's runs, and draws bars when there is a terminal to draw on."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Progress | None = None, *, draws: bool = True) -> None:
+        """`log` is told whatever this listener is; `draws` lets it draw bars."""
         self.reports: list[ArchiveReport] = []
         self.errors: list[tuple[TableName, ArchiverError]] = []
         self.restores: list[RestoreReport] = []
         self.validations: list[ValidationReport] = []
         self._lock = threading.Lock()
-        self._bars: Progress | None = None
+        self._log = log
+        self._draws = draws
+        self._bars: Bars | None = None
         self._tasks: dict[tuple[TableName, str], TaskID] = {}
+
+    def of_run(self, run_id: str) -> Progress:
+        return self if self._log is None else Listeners(self, self._log.of_run(run_id))
+
+    def fail(self, table: TableName, error: ArchiverError) -> None:
+        """An error that no session has told."""
+        self.archive_failed(table, error)
+        if self._log is not None:
+            self._log.archive_failed(table, error)
 
     @contextmanager
     def drawing(self, *, quiet: bool) -> Iterator[None]:
-        """Draw to stderr while the body runs, unless `quiet` or stderr is no terminal."""
-        if quiet or not errors.is_terminal:
+        """Draw to stderr while the body runs, unless `quiet`, stderr is no terminal, or a log tells it."""
+        if quiet or not self._draws or self._log is not None or not errors.is_terminal:
             yield
             return
-        with Progress(
+        with Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -79,7 +94,14 @@ class RunListener(SilentProgress):
         self.validations.append(report)
 
     def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
-        warn(f"{table}: {error}; trying again in {wait_seconds:.0f} s")
+        if self._log is None:
+            warn(f"{table}: {error}; trying again in {wait_seconds:.0f} s")
 
     def archive_failed(self, table: TableName, error: ArchiverError) -> None:
         self.errors.append((table, error))
+
+
+def listen(loaded: LoadedConfig) -> RunListener:
+    """A listener for this command, with its log if there is one; without bars where the file wants no progress."""
+    log, monitoring = current_log(), loaded.config.monitoring
+    return RunListener(log.listener(monitoring) if log.logger else None, draws=monitoring.progress_enabled)

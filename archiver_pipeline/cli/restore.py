@@ -10,6 +10,7 @@ from rich.table import Table
 from archiver_pipeline.cli.archive import ExitCode
 from archiver_pipeline.cli.console import duration, errors, output, print_json, size, warn
 from archiver_pipeline.cli.listing import list_archives
+from archiver_pipeline.cli.logs import open_log
 from archiver_pipeline.cli.options import (
     ConfigOption,
     DatabaseOption,
@@ -18,7 +19,7 @@ from archiver_pipeline.cli.options import (
     date_range,
     open_config,
 )
-from archiver_pipeline.cli.progress import RunListener
+from archiver_pipeline.cli.progress import RunListener, listen
 from archiver_pipeline.cli.restoring import RestoreNames, listed_table, resolve_names, run_restore
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.restore import (
@@ -155,6 +156,7 @@ def restore(
         return
     if s3_key is not None and restore_all:
         raise ConfigError("--s3-key and --restore-all exclude each other", hint="leave one of them out")
+    log = open_log(stdout_is_taken=as_json or dry_run)
     loaded = open_config(config)
     names = resolve_names(
         loaded,
@@ -179,10 +181,11 @@ def restore(
     if dry_run:
         _print_preview(_preview(loaded, request), as_json=as_json)
         return
-    listener = RunListener()
+    listener = listen(loaded)
     with listener.drawing(quiet=as_json or verbose):
         run_restore(loaded, request, listener, direct=direct, log_level="INFO" if verbose else "CRITICAL")
-    _print_outcome(listener, as_json=as_json)
+    if not log.takes_stdout:
+        _print_outcome(listener, as_json=as_json)
     raise typer.Exit(_exit_code(listener))
 
 

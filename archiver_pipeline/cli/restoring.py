@@ -84,7 +84,7 @@ def run_restore(
         succeeded = run_restore_in_process(definitions, instance, database, request, log_level=log_level)
         if not succeeded and not _is_explained(listener):
             error = ArchiverError("the run failed outside the engine", hint="run again with --verbose")
-            listener.archive_failed(request.target, error)
+            listener.fail(request.target, error)
 
 
 def _is_explained(listener: RunListener) -> bool:
@@ -98,7 +98,7 @@ def _restore_directly(loaded: LoadedConfig, request: RestoreRequest, listener: R
         try:
             restore_archives(session)
         except ArchiverError as error:
-            listener.archive_failed(session.name, error)
+            listener.fail(session.name, error)
 
 
 def _only_table(loaded: LoadedConfig, names: RestoreNames) -> TableSettings:

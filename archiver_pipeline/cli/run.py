@@ -10,6 +10,7 @@ from rich.table import Table
 
 from archiver_pipeline.cli.archive import archive_tables, exit_code
 from archiver_pipeline.cli.console import duration, errors, output, print_json, size, warn
+from archiver_pipeline.cli.logs import open_log
 from archiver_pipeline.cli.options import (
     ConfigOption,
     DatabaseOption,
@@ -20,7 +21,7 @@ from archiver_pipeline.cli.options import (
     date_range,
     open_config,
 )
-from archiver_pipeline.cli.progress import RunListener
+from archiver_pipeline.cli.progress import RunListener, listen
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.prices import AWS
@@ -31,6 +32,8 @@ from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.orchestration.build import refuse_unbuilt
 from archiver_pipeline.postgres.connection import source_errors
+
+_NOTHING_TO_DO = "every table was asked, and no unprotected window is wholly older than its retention"
 
 
 def run(
@@ -68,6 +71,7 @@ def run(
 
         archiver run --database orders --end-date 2025-12-31 --limit 1000000 --json
     """
+    log = open_log(stdout_is_taken=as_json or dry_run)
     loaded = open_config(config)
     refuse_unbuilt(loaded)
     tables = loaded.select_tables(database, table)
@@ -75,7 +79,7 @@ def run(
     if dry_run:
         _print_previews([_preview(loaded, settings, dates, limit) for settings in tables], as_json=as_json)
         return
-    listener = RunListener()
+    listener = listen(loaded)
     with listener.drawing(quiet=as_json or verbose):
         archive_tables(
             loaded,
@@ -86,8 +90,11 @@ def run(
             direct=direct,
             log_level="INFO" if verbose else "CRITICAL",
         )
-    _print_outcome(listener, as_json=as_json)
-    if not (as_json or listener.reports or listener.errors):
+    if not log.takes_stdout:
+        _print_outcome(listener, as_json=as_json)
+    elif log.logger and not (listener.reports or listener.errors):
+        log.logger.info("nothing_to_do", message=_NOTHING_TO_DO)
+    if not (log.takes_stdout or as_json or listener.reports or listener.errors):
         _print_protections(loaded, tables)
     raise typer.Exit(exit_code(listener, len(tables), is_limited=limit is not None))
 
@@ -152,9 +159,7 @@ def _print_outcome(listener: RunListener, *, as_json: bool) -> None:
     if reports:
         output.print(summary_table(reports))
     elif not failures:
-        output.print(
-            "Nothing to do: every table was asked, and no unprotected window is wholly older than its retention."
-        )
+        output.print(f"Nothing to do: {_NOTHING_TO_DO}.")
     for name, error in failures:
         text = str(error) if str(name) in str(error) else f"{name}: {error}"
         errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)

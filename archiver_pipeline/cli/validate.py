@@ -13,6 +13,7 @@ import typer
 
 from archiver_pipeline.cli.archive import recorded_in
 from archiver_pipeline.cli.console import duration, errors, output, print_json, size, warn
+from archiver_pipeline.cli.logs import open_log
 from archiver_pipeline.cli.options import (
     ConfigOption,
     DatabaseOption,
@@ -24,7 +25,7 @@ from archiver_pipeline.cli.options import (
     key_in_bucket,
     open_config,
 )
-from archiver_pipeline.cli.progress import RunListener
+from archiver_pipeline.cli.progress import RunListener, listen
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.layout import table_of_key
@@ -110,13 +111,15 @@ def validate(
 
         archiver validate --database orders --sample 5% --repair
     """
+    log = open_log(stdout_is_taken=as_json)
     loaded = open_config(config)
     request = _request(loaded, sample, s3_key, start_date, end_date, offline=offline, repair=repair)
     tables = _tables(loaded, database, schema, table, request.data_key)
-    listener = RunListener()
+    listener = listen(loaded)
     with listener.drawing(quiet=as_json or verbose):
         _validate_tables(loaded, tables, request, listener, direct=direct, log_level="INFO" if verbose else "CRITICAL")
-    _print_outcome(listener, as_json=as_json, shown=None if verbose else _SHOWN_PER_KIND)
+    if not log.takes_stdout:
+        _print_outcome(listener, as_json=as_json, shown=None if verbose else _SHOWN_PER_KIND)
     raise typer.Exit(exit_code(listener, allow_empty=allow_empty))
 
 
@@ -227,7 +230,7 @@ class _One:
                 else:
                     self._run_recorded(self.instance)
             except ArchiverError as error:
-                self.listener.archive_failed(session.name, error)
+                self.listener.fail(session.name, error)
 
     def _require_servers(self, session: ArchiveSession) -> None:
         """A person is told at once what a recorded run would try again and again."""

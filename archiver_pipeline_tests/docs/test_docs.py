@@ -43,6 +43,10 @@ OTHER_SOURCES = (
     "dagster.yaml",
     "archiver_pipeline/orchestration/metadata.py",
     "archiver_pipeline/orchestration/ops.py",
+    "archiver_pipeline/cli/logs.py",
+    "archiver_pipeline/cli/run.py",
+    "archiver_pipeline/logs/lines.py",
+    "archiver_pipeline/logs/listener.py",
 )
 # And PostgreSQL's words, and names in examples. Numbers and suffixes are not words.
 OTHER_WORDS = {

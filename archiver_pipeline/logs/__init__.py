@@ -1,0 +1,1 @@
+"""Log lines: what the engine tells its listeners, as structured JSON for machines or text for people."""
