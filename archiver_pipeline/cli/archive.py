@@ -57,6 +57,8 @@ def exit_code(listener: RunListener, tables: int, *, is_limited: bool) -> int:
     """The code of the single kind of error, else partial or failed; rows left behind are partial unless asked for."""
     codes = {error.exit_code for _, error in listener.errors}
     failed = len({name for name, _ in listener.errors})
+    if failed == 0 and any(report.kept for report in listener.reports):
+        return ExitCode.partial
     if failed == 0:
         left_behind = any(report.left_behind_rows for report in listener.reports if not report.truncated)
         return ExitCode.partial if left_behind and not is_limited else ExitCode.all_good
@@ -95,14 +97,15 @@ class _Drain:
             yield from ranges_of(due_windows(session, shape, self.dates))
 
     def _archive(self, windows: list[Window]) -> bool:
-        """Archive one range until the staging limit no longer cuts it short; False stops the table."""
+        """Archive one range until the staging limit no longer cuts it short; False stops the table: nothing is gained
+        by trying more while the store is out."""
         while True:
             known = len(self.listener.reports)
             self._run_once(windows)
             if len(self.listener.reports) == known:
                 return False
             report = self.listener.reports[-1]
-            if self._rows_left() == 0:
+            if self._rows_left() == 0 or report.kept:
                 return False
             if not report.truncated or not report.rows:
                 return True

@@ -21,6 +21,7 @@ from archiver_pipeline.cli.options import (
     date_range,
     open_config,
 )
+from archiver_pipeline.cli.pending import warn_of_kept
 from archiver_pipeline.cli.progress import RunListener, listen
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
@@ -90,6 +91,7 @@ def run(
             direct=direct,
             log_level="INFO" if verbose else "CRITICAL",
         )
+    warn_of_kept(loaded, tables)
     if not log.takes_stdout:
         _print_outcome(listener, as_json=as_json)
     elif log.logger and not (listener.reports or listener.errors):

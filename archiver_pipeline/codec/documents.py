@@ -10,12 +10,14 @@ import orjson
 from pydantic import ValidationError
 
 from archiver_pipeline.codec.adapters import adapter_of
-from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, Receipt, Superseded
+from archiver_pipeline.codec.hashing import sha256_hex
+from archiver_pipeline.domain.fallback import StaleMark
+from archiver_pipeline.domain.manifest import FORMAT_VERSION, KeptDocument, Manifest, Receipt, Superseded
 from archiver_pipeline.domain.protection import Protection, moment_of
 from archiver_pipeline.domain.watermark import WatermarkDocument
 from archiver_pipeline.errors import ManifestError
 
-Document = TypeVar("Document", Manifest, Receipt, Superseded, Protection, WatermarkDocument)
+Document = TypeVar("Document", Manifest, Receipt, Superseded, Protection, WatermarkDocument, KeptDocument, StaleMark)
 _MEND_WATERMARK = "mend the object, or remove it: then the next restore takes every archive again"
 _READABLE = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
@@ -25,8 +27,26 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return orjson.dumps(manifest, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
 
 
-def encode_mark(document: Receipt | Superseded | Protection) -> bytes:
-    """A receipt, superseded mark or protection as indented JSON."""
+def encode_kept(document: KeptDocument) -> bytes:
+    """The description of a kept batch, in one line for its keys."""
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def decode_kept(data: bytes, *, key: str) -> KeptDocument:
+    """Read the description of a kept batch. Raises ManifestError when it is not whole, to the last byte of its
+    manifest."""
+    document = decode_document(KeptDocument, data, key=key)
+    if sha256_hex(encode_manifest(document.manifest)) != document.manifest_sha256:
+        raise ManifestError(f"{key}: its manifest is not the one that was kept")
+    try:
+        moment_of(document.kept_at)
+    except ValueError as error:
+        raise ManifestError(f"{key}: {error}") from error
+    return document
+
+
+def encode_mark(document: Receipt | Superseded | Protection | StaleMark) -> bytes:
+    """A receipt, superseded mark, protection or stale mark as indented JSON."""
     return orjson.dumps(document, option=_READABLE)
 
 

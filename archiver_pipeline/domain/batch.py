@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.protection import Protection
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.windows import Window
@@ -34,6 +35,7 @@ class Plan:
     `cutoff` is exclusive, UTC, by the source's clock. `lock_token` names the lock session under which the plan was
     made: as long as it is held, no other archiver can have taken the same rows. `planned_all` is False when the
     staging limit cut the plan short. Windows that `protections`, those in force, reach into have no batches.
+    `kept_before` is what earlier runs kept on the local disk and this one could not upload.
     """
 
     attempt_id: str
@@ -49,6 +51,7 @@ class Plan:
     table_bytes_before: int
     settled: tuple["SettledBatch", ...] = ()
     protections: tuple[Protection, ...] = ()
+    kept_before: tuple[KeptBatch, ...] = ()
     seconds: float = 0.0
 
 
@@ -161,20 +164,22 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """All uploaded batches of a plan."""
+    """All uploaded batches of a plan; the store did not take those that are `kept` on the local disk."""
 
     encoding: Encoding
     batches: tuple[UploadedBatch, ...]
     seconds: float
+    kept: tuple[KeptBatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """All verified batches of a plan: only now may a delete begin."""
+    """All verified batches of a plan: only now may a delete begin. The store did not give back the `kept` ones."""
 
     upload: Upload
     batches: tuple[VerifiedBatch, ...]
     seconds: float
+    kept: tuple[KeptBatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

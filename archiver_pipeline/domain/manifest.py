@@ -1,4 +1,7 @@
-"""The three documents that stand beside a data object: manifest (intent), receipt (proof), superseded (void)."""
+"""The documents that stand beside a data object: manifest (intent), receipt (proof), superseded (void).
+
+And one that stands beside an object on the local disk, before it has any of these.
+"""
 
 from dataclasses import dataclass
 
@@ -90,3 +93,17 @@ class Superseded:
     settled_by: str
     run_id: str
     settled_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDocument:
+    """What stands beside a kept data object: the manifest it will get, with the row versions, and why it is kept.
+
+    `manifest_sha256` is of the manifest as it is encoded for the store; it proves that this document is whole.
+    """
+
+    format_version: int
+    kept_at: str
+    reason: str
+    manifest_sha256: str
+    manifest: Manifest

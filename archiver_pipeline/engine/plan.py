@@ -10,6 +10,7 @@ from archiver_pipeline.domain.batch import Plan, PlannedBatch, SettledBatch
 from archiver_pipeline.domain.protection import is_protected
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.windows import Window
+from archiver_pipeline.engine.fallback import settle_kept
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_table
 from archiver_pipeline.engine.session import ArchiveSession
@@ -22,7 +23,8 @@ from archiver_pipeline.postgres.maintenance import table_bytes
 
 
 def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_rows: int | None = None) -> Plan:
-    """Lock the table, settle what a crash left behind, then plan the eligible rows of windows that are not protected.
+    """Lock the table, settle what a crash or an outage left behind, then plan the eligible rows of windows that are not
+    protected.
 
     `limit_rows` is rounded up to whole batches. Raises LockHeldError, PreflightError or PermissionDeniedError, and
     ManifestError when a protection cannot be read.
@@ -34,8 +36,9 @@ def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_ro
         session.remove_other_staging(None)
         _require_same_cluster(session, shape)
         settled = reconcile_table(session, shape)
-        plan = _plan_windows(session, shape, windows, limit_rows, settled)
-    return replace(plan, seconds=watch.seconds)
+        uploaded, kept_before = settle_kept(session, shape)
+        plan = _plan_windows(session, shape, windows, limit_rows, (*settled, *uploaded))
+    return replace(plan, seconds=watch.seconds, kept_before=kept_before)
 
 
 def cutoff_of(session: ArchiveSession) -> datetime:

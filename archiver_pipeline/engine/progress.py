@@ -8,6 +8,7 @@ from archiver_pipeline.errors import ArchiverError
 
 if TYPE_CHECKING:
     from archiver_pipeline.domain.batch import SettledBatch
+    from archiver_pipeline.domain.fallback import KeptBatch
     from archiver_pipeline.domain.restore import RestoreReport
     from archiver_pipeline.domain.validation import ValidationReport
     from archiver_pipeline.engine.report import ArchiveReport
@@ -44,6 +45,14 @@ class Progress(Protocol):
         """A batch has come to its end: deleted, absent or superseded, the last with its reason."""
         ...
 
+    def batch_kept(self, table: TableName, batch: "KeptBatch") -> None:
+        """The store did not take a batch; it is on the local disk now, and its rows stay in the table."""
+        ...
+
+    def batch_left_kept(self, table: TableName, batch: "KeptBatch") -> None:
+        """A batch that an earlier run kept was not uploaded this time either."""
+        ...
+
     def step_finished(self, table: TableName, step: str, seconds: float) -> None: ...
 
     def archive_reported(self, report: "ArchiveReport") -> None: ...
@@ -74,6 +83,12 @@ class SilentProgress:
         pass
 
     def batch_settled(self, table: TableName, batch: "SettledBatch") -> None:
+        pass
+
+    def batch_kept(self, table: TableName, batch: "KeptBatch") -> None:
+        pass
+
+    def batch_left_kept(self, table: TableName, batch: "KeptBatch") -> None:
         pass
 
     def step_finished(self, table: TableName, step: str, seconds: float) -> None:
@@ -118,6 +133,14 @@ class Listeners:
     def batch_settled(self, table: TableName, batch: "SettledBatch") -> None:
         for one in self._listeners:
             one.batch_settled(table, batch)
+
+    def batch_kept(self, table: TableName, batch: "KeptBatch") -> None:
+        for one in self._listeners:
+            one.batch_kept(table, batch)
+
+    def batch_left_kept(self, table: TableName, batch: "KeptBatch") -> None:
+        for one in self._listeners:
+            one.batch_left_kept(table, batch)
 
     def step_finished(self, table: TableName, step: str, seconds: float) -> None:
         for one in self._listeners:

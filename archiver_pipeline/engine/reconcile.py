@@ -80,7 +80,7 @@ def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manife
         elif 0 < present_rows < manifest.rows:
             reason = f"{manifest.rows - present_rows} of {manifest.rows} rows changed since they were read"
             settled.append(_supersede(session, manifest, reason))
-        elif present_rows and not _has_columns_of(manifest, shape):
+        elif present_rows and not has_columns_of(manifest, shape):
             settled.append(_supersede(session, manifest, "the table's columns changed since its rows were read"))
         elif present_rows == 0:
             settled.append(_settle_absent(session, shape, manifest, keys))
@@ -91,20 +91,20 @@ def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manife
 
 
 def _require_key(manifest: Manifest, shape: TableShape) -> None:
-    if not _has_key_of(manifest, shape):
+    if not has_key_of(manifest, shape):
         raise ManifestError(
             f"{manifest.data_key}: archived under the key {', '.join(manifest.primary_key)}",
             hint="this batch is unsettled: set primary_key to that key again until it is settled",
         )
 
 
-def _has_key_of(manifest: Manifest, shape: TableShape) -> bool:
+def has_key_of(manifest: Manifest, shape: TableShape) -> bool:
     """Whether both name rows by the same columns, written alike; an integer made wider is no difference."""
     archived = [(part.name, part.is_integer) for part in key_columns(manifest)]
     return archived == [(part.name, part.is_integer) for part in shape.key]
 
 
-def _has_columns_of(manifest: Manifest, shape: TableShape) -> bool:
+def has_columns_of(manifest: Manifest, shape: TableShape) -> bool:
     """Whether the object holds every column the table has now; one added since is in no archive."""
     archived = [(column.name, column.type) for column in manifest.columns]
     return archived == [(column.name, column.type) for column in shape.columns]
@@ -137,6 +137,11 @@ def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifes
         _verify(session, manifest)
     except (VerificationError, ObjectMissingError) as damage:
         return _supersede_in_peace(session, shape, manifest, damage.message)
+    return delete_proved(session, shape, manifest, keys)
+
+
+def delete_proved(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
+    """Delete the rows of a batch whose object was just proved and whose manifest is in the store, and settle it."""
     guard = DeleteGuard(
         lock=session.lock,
         retention_days=session.settings.retention_days,
@@ -201,7 +206,7 @@ def _may_overlap(other: StoredBatch, manifest: Manifest, siblings: Sequence[Stor
 
 def _shares_versions(session: ArchiveSession, shape: TableShape, keys: pa.Table, other: StoredBatch) -> bool:
     manifest = read_manifest(session.store, other.stem + MANIFEST_SUFFIX)
-    if not _has_key_of(manifest, shape):
+    if not has_key_of(manifest, shape):
         return False
     other_keys = keys_of_manifest(manifest)
     shared = keys.join(other_keys, keys=keys.column_names, join_type="inner")

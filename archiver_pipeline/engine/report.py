@@ -6,6 +6,7 @@ from datetime import datetime
 
 from archiver_pipeline.config.enums import VacuumStrategy
 from archiver_pipeline.domain.batch import Deletion, Outcome, SettledBatch
+from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.windows import Window
@@ -43,7 +44,10 @@ class WindowReport:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveReport:
-    """What one attempt did. Seconds per step are wall time; sizes are bytes on disk of the table with its indexes."""
+    """What one attempt did. Seconds per step are wall time; sizes are bytes on disk of the table with its indexes.
+
+    `kept` batches could not be uploaded and are on the local disk; `kept_before` are there since earlier runs.
+    """
 
     table: TableName
     run_id: str
@@ -58,6 +62,8 @@ class ArchiveReport:
     truncated: bool
     sampled_rows: int
     warnings: tuple[str, ...]
+    kept: tuple[KeptBatch, ...] = ()
+    kept_before: tuple[KeptBatch, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -96,6 +102,8 @@ class ArchiveReport:
         """Why rows were left behind; empty when none was."""
         if not self.left_behind_rows:
             return ""
+        if self.kept:
+            return f"upload failed, {len(self.kept)} batches kept on the local disk"
         if self.truncated:
             return "staging or row limit reached"
         return _reasons(window for window in self.windows if window.protected_until is None) or "rows arrived late"
@@ -129,6 +137,8 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         truncated=extraction.truncated,
         sampled_rows=sum(batch.sampled_rows for batch in deletion.verification.batches),
         warnings=plan.shape.warnings,
+        kept=(*deletion.verification.upload.kept, *deletion.verification.kept),
+        kept_before=plan.kept_before,
     )
     session.progress.archive_reported(report)
     return report

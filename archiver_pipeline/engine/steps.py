@@ -11,7 +11,7 @@ from archiver_pipeline.codec.checkpoints import read_checkpoint, write_checkpoin
 from archiver_pipeline.domain.batch import EncodedBatch, ExtractedBatch, Plan
 from archiver_pipeline.engine.progress import BatchStep
 from archiver_pipeline.engine.session import ArchiveSession
-from archiver_pipeline.errors import ResourcesError
+from archiver_pipeline.errors import ArchiverError, ResourcesError
 from archiver_pipeline.postgres.connection import source_errors
 
 
@@ -66,19 +66,30 @@ def step_over_batches(
     kind: type[After],
     batches: tuple[Before, ...],
     work: Callable[[Before], After],
+    *,
+    otherwise: Callable[[Before, ArchiverError], None] | None = None,
 ) -> tuple[tuple[After, ...], float]:
-    """Take every batch one step further with all workers; returns the batches in order and the seconds it took."""
+    """Take every batch one step further with all workers; returns the batches in order and the seconds it took.
 
-    def once(batch: Before) -> After:
+    A batch whose work failed is left out when `otherwise`, called with the error, does not raise.
+    """
+
+    def once(batch: Before) -> After | None:
         index = batch.extracted.planned.index
-        after = resume(session, plan, step, index, kind, lambda: work(batch))
+        try:
+            after = resume(session, plan, step, index, kind, lambda: work(batch))
+        except ArchiverError as error:
+            if otherwise is None:
+                raise
+            otherwise(batch, error)
+            return None
         session.progress.batch_finished(session.name, step, batch_step(after))
         return after
 
     rows = sum(batch.extracted.rows for batch in batches)
     with timed_step(session, step, len(batches), rows) as watch:
         done = session.for_each(batches, once)
-    return done, watch.seconds
+    return tuple(after for after in done if after is not None), watch.seconds
 
 
 def batch_step(batch: Staged) -> BatchStep:

@@ -2,23 +2,27 @@
 
 from archiver_pipeline.domain.batch import EncodedBatch, Encoding, Plan, Upload, UploadedBatch
 from archiver_pipeline.engine.compress import compress_batch
+from archiver_pipeline.engine.fallback import Keeper
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import step_over_batches
 from archiver_pipeline.storage.s3 import ObjectExistsError
 
 
 def upload_batches(session: ArchiveSession, encoding: Encoding) -> Upload:
-    """Store every encoded batch. Safe to repeat: an object that is there already is proved or refused by verify."""
+    """Store every encoded batch, and keep those that the store does not take. Safe to repeat: an object that is there
+    already is proved or refused by verify."""
     plan = encoding.extraction.plan
+    keeper = Keeper(session, plan)
     batches, seconds = step_over_batches(
         session,
         plan,
         "upload",
         UploadedBatch,
         encoding.batches,
-        lambda batch: upload_batch(session, plan, batch),
+        keeper.trying(lambda batch: upload_batch(session, plan, batch)),
+        otherwise=keeper.keep,
     )
-    return Upload(encoding, batches, seconds)
+    return Upload(encoding, batches, seconds, keeper.kept)
 
 
 def upload_batch(session: ArchiveSession, plan: Plan, batch: EncodedBatch) -> UploadedBatch:

@@ -1,13 +1,12 @@
 """Validate: prove that the archives of a table are all there, whole, without contradiction, and not in the table."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 
 from archiver_pipeline.domain.drift import compare_columns
+from archiver_pipeline.domain.fallback import KeptState
 from archiver_pipeline.domain.layout import (
     BatchState,
     StoredBatch,
@@ -30,6 +29,7 @@ from archiver_pipeline.domain.validation import (
 from archiver_pipeline.domain.windows import WindowUnit, next_start, start_of_day
 from archiver_pipeline.engine.duplicates import DuplicateSearch
 from archiver_pipeline.engine.examination import NEXT_STEPS, Examined, Validation, examine_batch
+from archiver_pipeline.engine.kept_files import list_kept, list_strangers
 from archiver_pipeline.engine.progress import BatchStep
 from archiver_pipeline.engine.repair import Repairs, repair_table
 from archiver_pipeline.engine.session import ArchiveSession
@@ -41,7 +41,12 @@ from archiver_pipeline.postgres.connection import source_errors
 STEP = "validate"
 _BATCHES_PER_WORKER = 16
 _DATE_KEY = len("2026-01-31")
-_FALLBACK_STEP = "`archiver run` uploads what is still needed; look why it did not, and keep the file until then"
+_FALLBACK_STEPS = {
+    KeptState.waiting: "`archiver upload-pending` or `archiver run` uploads it; look why none did",
+    KeptState.stale: "it is never uploaded; if its rows are archived or in the table, remove its files by hand",
+    KeptState.damaged: "it is never uploaded; its rows were not deleted by it. Look at the disk, then remove its files",
+    KeptState.unfinished: "its rows were not deleted by it; remove its files by hand",
+}
 _DRIFT_STEP = "nothing for the archive; restoring such objects needs a schema strategy"
 
 
@@ -252,28 +257,19 @@ def _strays(strays: tuple[StoredObject, ...], now: datetime) -> Iterator[Finding
 
 
 def _stale_fallbacks(session: ArchiveSession, now: datetime) -> Iterator[Finding]:
-    """Files that wait for an upload since more than a day, but for those that are surely another table's.
+    """Batches that are kept for an upload and are stale, or wait since more than a day; and old files of no table.
 
-    Raises OSError when a folder cannot be read.
+    Raises ResourcesError when a folder cannot be read.
     """
-    root = session.store_settings.local_fallback_dir
-    if root is None or not root.exists():
-        return
-    for folder, _, names in os.walk(root, onerror=_raise):
-        for path in sorted(Path(folder, name) for name in names):
-            since = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
-            if now - since > UNFINISHED_GRACE and not _is_of_another_table(session, root, path):
-                message = f"waits for its upload since {since:%Y-%m-%d %H:%M}"
-                yield Finding(FindingKind.fallback, Severity.finding, str(path), message, _FALLBACK_STEP)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _is_of_another_table(session: ArchiveSession, folder: Path, path: Path) -> bool:
-    key = path.relative_to(folder).as_posix()
-    return _is_batch_key(key) and not key.startswith(listing_prefix(session.store_settings.prefix, session.name))
+    settings = session.store_settings
+    for kept in list_kept(settings, session.name):
+        if kept.state is KeptState.stale or now - kept.since > UNFINISHED_GRACE:
+            message = f"{kept.state.value} since {kept.since:%Y-%m-%d %H:%M}: {kept.reason}"
+            yield Finding(FindingKind.fallback, Severity.finding, str(kept.path), message, _FALLBACK_STEPS[kept.state])
+    for path, since in list_strangers(settings):
+        if now - since > UNFINISHED_GRACE:
+            message = f"there since {since:%Y-%m-%d %H:%M}, and no file of a kept batch"
+            yield Finding(FindingKind.fallback, Severity.finding, str(path), message, "find out what it is")
 
 
 def _drift(shapes: dict[tuple[tuple[str, str], ...], _Shape], live: LiveTable | None) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any
 
 from archiver_pipeline.domain.batch import Outcome, SettledBatch
+from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.restore import RestoreOutcome, RestoreReport
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.validation import Finding, ValidationReport
@@ -97,6 +98,12 @@ class LogListener(SilentProgress):
             key=batch.key,
         )
 
+    def batch_kept(self, table: TableName, batch: KeptBatch) -> None:
+        self._logger.warning("batch_kept", **asdict(table), **_kept(batch))
+
+    def batch_left_kept(self, table: TableName, batch: KeptBatch) -> None:
+        self._logger.warning("batch_left_kept", **asdict(table), **_kept(batch))
+
     def step_finished(self, table: TableName, step: str, seconds: float) -> None:
         with self._lock:
             running = self._running.pop((table, step), None)
@@ -121,6 +128,8 @@ class LogListener(SilentProgress):
             settled_before=len(report.settled_before),
             left_behind_rows=report.left_behind_rows,
             protected_rows=report.protected_rows,
+            kept=len(report.kept) or None,
+            kept_before=len(report.kept_before) or None,
             stopped_reason=report.stopped_reason or None,
             truncated=report.truncated,
             reclaimed_bytes=max(0, report.table_bytes_before - report.table_bytes_after),
@@ -206,6 +215,19 @@ def _range(window_keys: list[str]) -> str | None:
     if len(window_keys) < 2:
         return window_keys[0] if window_keys else None
     return f"{window_keys[0]}..{window_keys[-1]}"
+
+
+def _kept(batch: KeptBatch) -> dict[str, Any]:
+    return {
+        "window": batch.window_key or None,
+        "batch_id": batch.batch_id or None,
+        "rows": batch.rows,
+        "bytes": batch.size_bytes,
+        "state": batch.state.value,
+        "reason": batch.reason,
+        "since": batch.since.isoformat(),
+        "path": str(batch.path),
+    }
 
 
 def _finding(finding: Finding) -> dict[str, str]:

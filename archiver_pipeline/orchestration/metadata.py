@@ -44,6 +44,9 @@ def report_metadata(report: ArchiveReport, shape: TableShape) -> Mapping[str, An
         "vacuum": report.vacuum,
         "stopped_reason": report.stopped_reason or "nothing left",
         "protected_rows": report.protected_rows,
+        "kept_batches": len(report.kept),
+        "kept_rows": sum(kept.rows or 0 for kept in report.kept),
+        "kept_before": len(report.kept_before),
         "settled_for_earlier_crash": len(report.settled_before),
         **{f"{step}_seconds": round(seconds, 3) for step, seconds in report.seconds.items()},
         "dagster/column_schema": dg.TableSchema(

@@ -89,6 +89,8 @@ class StepOps:
             session = _session(context, settings)
             with engine_errors(context, session):
                 report = report_archive(session, before)
+            for kept in (*report.kept, *report.kept_before):
+                context.log.warning(str(kept))
             context.log.info(f"report: {report.rows} rows archived, {report.left_behind_rows} left behind")
             shape = before.verification.upload.encoding.extraction.plan.shape
             context.add_asset_metadata(report_metadata(report, shape), key)

@@ -62,6 +62,14 @@ _ETAG_OF_NOTHING = f'"{"0" * 32}"'
 _UNSUPPORTED_CODES = frozenset({"NotImplemented", "501"})
 
 
+class StoreNetworkError(NetworkError):
+    """The store could not be reached, or was too busy, after all tries."""
+
+
+class StoreFullError(ResourcesError):
+    """The store has no room for what it was sent."""
+
+
 class ObjectExistsError(StoreError):
     """Create-only write of a key that is already there."""
 
@@ -359,7 +367,7 @@ class S3Store:
             ConnectionError,
         ) as error:
             place = self.settings.endpoint or "AWS"
-            raise NetworkError(
+            raise StoreNetworkError(
                 f"{subject}: the store at {place} did not answer as it should ({type(error).__name__})",
                 hint="check s3.endpoint and that the store is running",
             ) from None
@@ -419,9 +427,9 @@ _ANSWERS: tuple[tuple[frozenset[str], type[ArchiverError], str | None], ...] = (
         "take the retrieval tier Standard, or try again later",
     ),
     (frozenset({"InvalidObjectState"}), ObjectColdError, "it must be retrieved before it can be read"),
-    (_TRANSIENT_CODES, NetworkError, None),
+    (_TRANSIENT_CODES, StoreNetworkError, None),
     (_UNSUPPORTED_CODES, UnsupportedByStoreError, None),
-    (frozenset({"QuotaExceeded", "EntityTooLarge", "InsufficientStorage"}), ResourcesError, None),
+    (frozenset({"QuotaExceeded", "EntityTooLarge", "InsufficientStorage"}), StoreFullError, None),
 )
 
 

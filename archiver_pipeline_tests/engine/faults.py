@@ -39,6 +39,29 @@ POINTS = {
     "report": Point("archiver_pipeline.engine.archive", "report_archive"),
 }
 
+_KEPT, _FALLBACK = "archiver_pipeline.engine.kept_files", "archiver_pipeline.engine.fallback"
+KEEPING_POINTS = {
+    "before the second batch is kept": Point(_FALLBACK, "write_kept", nth=2, before=True),
+    "with its object and no description": Point(_KEPT, "encode_kept", nth=2, before=True),
+    "after the second batch is kept": Point(_FALLBACK, "write_kept", nth=2),
+}
+"""Of a run that keeps its batches on the local disk."""
+
+UPLOADING_POINTS = {
+    "before a kept upload": Point("archiver_pipeline.storage.s3:S3Store", "put_file", nth=2, before=True),
+    "after a kept upload": Point("archiver_pipeline.storage.s3:S3Store", "put_file", nth=2),
+    "after a kept object is proved": Point(_FALLBACK, "compare_stored_sample", nth=2),
+    "before a kept manifest": Point(_FALLBACK, "write_manifest", nth=2, before=True),
+    "after a kept manifest": Point(_FALLBACK, "write_manifest", nth=2),
+    "in a kept delete": Point("archiver_pipeline.postgres.delete:DeleteSession", "_delete_loaded", nth=2),
+    "after a kept delete": Point("archiver_pipeline.postgres.delete:DeleteSession", "delete_keys", nth=2),
+    "after a kept receipt": Point("archiver_pipeline.engine.reconcile", "write_receipt", nth=2),
+    "before kept files are removed": Point(_FALLBACK, "remove_kept", nth=2, before=True),
+    "after kept files are removed": Point(_FALLBACK, "remove_kept", nth=2),
+    "between uploading and planning": Point("archiver_pipeline.engine.plan", "settle_kept"),
+}
+"""Of the run after it."""
+
 
 class InterruptedRunError(Exception):
     """Stands for anything that ends a run."""

@@ -16,7 +16,7 @@ from archiver_pipeline.engine.archive import archive_windows
 from archiver_pipeline.engine.inventory import DateRange, eligible_windows
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.catalog import inspect_table
-from archiver_pipeline_tests.engine.faults import POINTS, place
+from archiver_pipeline_tests.engine.faults import KEEPING_POINTS, POINTS, UPLOADING_POINTS, place
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,17 @@ class Orders:
     store: StoreSettings
     point: str
     plan_path: Path
+    outage: Path | None = None
+    """The sign of a gate to the store, to be shut before the first upload."""
 
 
 def main() -> None:
     orders = pickle.loads(sys.stdin.buffer.read())
     session = ArchiveSession(orders.settings, orders.database, orders.store, run_id="killed-run")
     _keep_plan(orders.plan_path)
-    place(POINTS[orders.point], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if orders.outage is not None:
+        place(POINTS["compress"], orders.outage.touch)
+    place((POINTS | KEEPING_POINTS | UPLOADING_POINTS)[orders.point], lambda: os.kill(os.getpid(), signal.SIGKILL))
     windows = eligible_windows(session, inspect_table(session.connection, orders.settings), DateRange())
     archive_windows(session, list(windows))
 

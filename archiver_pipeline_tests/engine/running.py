@@ -74,10 +74,15 @@ def put(bucket: Bucket, key: str, data: bytes) -> None:
     bucket.client.put_object(Bucket=bucket.bucket, Key=key, Body=data)
 
 
-def killed(archiving: Archiving, point: str, plan_path: Path, **overrides: object) -> Plan:
-    """A run in another process that dies by SIGKILL at the point; returns the plan it had made."""
+def killed(
+    archiving: Archiving, point: str, plan_path: Path, *, outage: Path | None = None, **overrides: object
+) -> Plan | None:
+    """A run in another process that dies by SIGKILL at the point; returns the plan it had made, if it had.
+
+    With `outage`, the sign of a gate, the store goes away before the first upload.
+    """
     session = archiving.session(**overrides)
-    orders = Orders(session.settings, session.database, session.store_settings, point, plan_path)
+    orders = Orders(session.settings, session.database, session.store_settings, point, plan_path, outage)
     died = subprocess.run(
         [sys.executable, "-m", "archiver_pipeline_tests.engine.killed_run"],
         input=pickle.dumps(orders),
@@ -86,4 +91,4 @@ def killed(archiving: Archiving, point: str, plan_path: Path, **overrides: objec
         timeout=KILLED_SECONDS,
     )
     assert died.returncode == -signal.SIGKILL, f"{died.returncode}: {died.stderr.decode()}"
-    return pickle.loads(plan_path.read_bytes())
+    return pickle.loads(plan_path.read_bytes()) if plan_path.exists() else None
