@@ -22,7 +22,6 @@ def unbuilt_warnings(config: ArchiverConfig) -> tuple[str, ...]:
     """Features that are written but have no effect yet, and without which a run is still safe."""
     monitoring = config.monitoring
     asked = {
-        "s3.local_fallback_dir": (config.s3.local_fallback_dir, "failed uploads are not kept locally"),
         "notifications.enabled": (config.notifications.enabled, "notifications are not sent"),
         "monitoring.metrics_enabled": (monitoring.metrics_enabled, "metrics are not served"),
         "monitoring.health_check_enabled": (monitoring.health_check_enabled, "health is not served"),

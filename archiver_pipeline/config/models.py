@@ -242,7 +242,11 @@ class S3(Section):
         Encryption.NONE, description="none, SSE-S3 or SSE-KMS. none leaves it to the bucket."
     )
     kms_key_id: Text | None = Field(None, description="Key for SSE-KMS.")
-    local_fallback_dir: Path | None = Field(None, description="Folder for batches that could not be uploaded.")
+    local_fallback_dir: Path | None = Field(
+        None,
+        description="Folder in which batches that the store did not take are kept until a later run uploads them."
+        " Default: none are kept.",
+    )
     multipart_threshold_mb: Annotated[Int, Field(ge=5, le=5120)] = Field(
         64, description="Objects of more MiB are uploaded in parts."
     )

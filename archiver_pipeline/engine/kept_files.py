@@ -28,7 +28,7 @@ from archiver_pipeline.domain.fallback import (
 from archiver_pipeline.domain.layout import DataFormat, batch_stem_of, stem_of, table_prefix
 from archiver_pipeline.domain.manifest import FORMAT_VERSION, KeptDocument, Manifest
 from archiver_pipeline.domain.table import TableName
-from archiver_pipeline.errors import ManifestError, ResourcesError, VerificationError
+from archiver_pipeline.errors import ManifestError, PermissionDeniedError, ResourcesError, VerificationError
 
 _PRIVATE_FOLDER = 0o700
 _PRIVATE_FILE = 0o600
@@ -39,8 +39,8 @@ _DATA_SUFFIXES = tuple(f".{data_format.value}" for data_format in DataFormat)
 def write_kept(root: Path, document: KeptDocument, staged: Path) -> KeptBatch:
     """Keep a staged data object with its description. Safe to repeat, and to interrupt at any instant.
 
-    Raises ResourcesError when the folder's disk does not take it, VerificationError when the staged file is not the
-    one that was encoded.
+    Raises ResourcesError or PermissionDeniedError when the folder does not take it, VerificationError when the staged
+    file is not the one that was encoded.
     """
     manifest = document.manifest
     target = root / manifest.data_key
@@ -255,6 +255,11 @@ def _sync_folder(folder: Path) -> None:
 def _folder_errors(folder: Path) -> Iterator[None]:
     try:
         yield
+    except PermissionError as error:
+        raise PermissionDeniedError(
+            f"the local fallback folder {folder} failed: {error.strerror or error}",
+            hint="give it to the user that archives, with mode 0700",
+        ) from error
     except OSError as error:
         raise ResourcesError(
             f"the local fallback folder {folder} failed: {error.strerror or error}",

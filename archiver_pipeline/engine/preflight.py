@@ -1,6 +1,7 @@
 """Preflight: everything an archive needs, one line each, and what to do about each failure. Reads only, except for
 probe objects below `_probe/` of the prefix, which are removed again."""
 
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,9 +11,11 @@ from enum import StrEnum
 
 from archiver_pipeline.config.effective import DatabaseSettings, TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
+from archiver_pipeline.domain.fallback import KeptState
 from archiver_pipeline.domain.layout import key_part
+from archiver_pipeline.engine.kept_files import list_kept
 from archiver_pipeline.engine.session import ArchiveSession
-from archiver_pipeline.errors import ArchiverError, ResourcesError
+from archiver_pipeline.errors import ArchiverError, PermissionDeniedError, ResourcesError
 from archiver_pipeline.postgres.catalog import inspect_table, server_version, system_identifier
 from archiver_pipeline.postgres.connection import connect
 from archiver_pipeline.postgres.eligible import source_clock
@@ -42,6 +45,7 @@ class Finding:
 def preflight(config: LoadedConfig, tables: tuple[TableSettings, ...], now: datetime) -> Iterator[Finding]:
     """Check store, databases and tables. `now` is this machine's clock, aware; only its skew is looked at."""
     yield from _store_findings(config)
+    yield from _fallback_folder(config, "local fallback")
     for database in config.databases:
         own = [table for table in tables if table.database == database.id]
         if own:
@@ -125,6 +129,7 @@ def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSetting
         for warning in shape.warnings:
             yield Finding(subject, Level.warning, warning)
         yield _staging(session, subject)
+        yield from _kept(session, subject)
         yield Finding(
             subject,
             Level.ok,
@@ -150,6 +155,36 @@ def _staging(session: ArchiveSession, subject: str) -> Finding:
             exit_code=ResourcesError.exit_code,
         )
     return Finding(subject, Level.ok, f"staging in {folder}, {free_bytes >> 20} MiB free")
+
+
+def _kept(session: ArchiveSession, subject: str) -> Iterator[Finding]:
+    """What an outage left on the local disk, in one line per state; it only looks."""
+    found = list_kept(session.store_settings, session.name)
+    for state in KeptState:
+        if own := [kept for kept in found if kept.state is state]:
+            since = min(kept.since for kept in own)
+            message = f"{len(own)} {state.value} batches on the local disk, the oldest since {since:%Y-%m-%d %H:%M} UTC"
+            uploads = "`archiver upload-pending` uploads them"
+            looks = "`archiver upload-pending --dry-run` shows why; remove their files by hand when you know"
+            yield Finding(subject, Level.warning, message, uploads if state is KeptState.waiting else looks)
+
+
+def _fallback_folder(config: LoadedConfig, subject: str) -> Iterator[Finding]:
+    """Whether the folder could take a batch; it is made by the first that is kept."""
+    folder = config.store.local_fallback_dir
+    if folder is None:
+        return
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    hint = "make it a folder of the user that archives, with mode 0700"
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding(
+            subject, Level.failed, f"{existing} can't be written to", hint, exit_code=PermissionDeniedError.exit_code
+        )
+    elif folder.exists() and folder.stat().st_mode & 0o077:
+        yield Finding(subject, Level.warning, f"{folder} may hold rows, and others can read it", hint)
+    else:
+        free_bytes = shutil.disk_usage(existing).free
+        yield Finding(subject, Level.ok, f"{folder}, {free_bytes >> 20} MiB free")
 
 
 def _attempt(subject: str, check: Callable[[], list[Finding]]) -> Iterator[Finding]:

@@ -28,7 +28,6 @@ def test_features_that_are_refused(load, text, path):
         (f"{MINIMAL}notifications: {{enabled: true}}\n", "not built yet: notifications are not sent"),
         (f"{MINIMAL}monitoring: {{metrics_enabled: true}}\n", "not built yet: metrics are not served"),
         (f"{MINIMAL}monitoring: {{health_check_enabled: true}}\n", "not built yet: health is not served"),
-        (with_s3("local_fallback_dir: /x"), "not built yet: failed uploads are not kept locally"),
     ],
 )
 def test_features_that_only_warn(load, text, effect):
@@ -42,6 +41,7 @@ def test_features_that_only_warn(load, text, effect):
     [
         MINIMAL,
         with_s3("encryption: SSE-KMS\nkms_key_id: k"),
+        with_s3("local_fallback_dir: /x"),
         with_table("lock_type: postgresql"),
         f"{MINIMAL}restore_watermark: {{storage_type: both}}\n",
         f"{MINIMAL}compliance: {{enforce_encryption: true}}\n",

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from archiver_pipeline.cli.main import app
-from archiver_pipeline.domain.manifest import Manifest, ManifestColumn, Receipt, Superseded
+from archiver_pipeline.domain.manifest import KeptDocument, Manifest, ManifestColumn, Receipt, Superseded
 from archiver_pipeline.domain.protection import ProtectedRange, Protection
 from archiver_pipeline.domain.watermark import RememberedBatch, WatermarkDocument, WatermarkTarget
 from archiver_pipeline_tests.docs.reading import PAGES, ROOT, fenced, prose
@@ -28,6 +28,7 @@ OTHER_COMMANDS = {"git", "cd", "cp", "export", "pip", "python3", "aws", "sudo", 
 # Whole lines that are run as they stand, from the root of the repository.
 RUN_AS_SHOWN = {"archiver --help", "make", "make help"}
 DOCUMENTS = (
+    KeptDocument,
     Protection,
     ProtectedRange,
     Manifest,
