@@ -45,7 +45,7 @@ def check(
         print_json([asdict(finding) for finding in findings])
     else:
         _print(findings)
-    raise typer.Exit(_exit_code(findings))
+    raise typer.Exit(exit_code_of(findings))
 
 
 def _print(findings: list[Finding]) -> None:
@@ -60,7 +60,7 @@ def _print(findings: list[Finding]) -> None:
         )
 
 
-def _exit_code(findings: list[Finding]) -> int:
+def exit_code_of(findings: list[Finding]) -> int:
     """That of the only kind of failure; with several kinds, configuration first: it is what to mend first."""
     codes = {finding.exit_code for finding in findings if finding.level is Level.failed}
     return min(codes, key=[3, 5, 7, 6, 4, 2].index, default=os.EX_OK)

@@ -232,7 +232,7 @@ def _print(report: CostReport, asked: _Asked, listed: PriceList, *, compare: boo
 
 
 def _measures(tables: tuple[MeasuredTable, ...]) -> Table:
-    shown = _table("table", "rows", "row", "eligible", "oldest", "a month", title="measured (estimates)")
+    shown = _table("table", "rows", "row", "eligible", "oldest", "new a month", title="measured (estimates)")
     shown.columns[0].overflow = "fold"
     for found in tables:
         measure = found.measure
@@ -319,7 +319,7 @@ def _table(*columns: str, title: str | None) -> Table:
 def _in_words(months: float | None) -> str:
     if months is None:
         return "never"
-    return "from the first day" if months == 0 else f"after {_months(months)}"
+    return "within days" if months < 0.1 else f"after {_months(months)}"
 
 
 def _after(months: float | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from archiver_pipeline.config.effective import DatabaseSettings, TableSettings
+from archiver_pipeline.config.effective import DatabaseSettings, StoreSettings, TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.fallback import KeptState
 from archiver_pipeline.domain.layout import key_part
@@ -19,7 +19,7 @@ from archiver_pipeline.errors import ArchiverError, PermissionDeniedError, Resou
 from archiver_pipeline.postgres.catalog import inspect_table, server_version, system_identifier
 from archiver_pipeline.postgres.connection import connect
 from archiver_pipeline.postgres.eligible import source_clock
-from archiver_pipeline.storage.probe import probe_store
+from archiver_pipeline.storage.probe import StoreCapabilities, probe_store
 from archiver_pipeline.storage.s3 import S3Store
 
 _TOLERATED_SKEW_SECONDS = 60
@@ -60,16 +60,20 @@ def _store_findings(config: LoadedConfig) -> Iterator[Finding]:
 
 
 def _probe(config: LoadedConfig, subject: str) -> Iterator[Finding]:
-    store = S3Store(config.store)
-    store.require_bucket()
+    found = probe_configured_store(config.store)
     yield Finding(subject, Level.ok, f"reachable at {config.store.endpoint or 'AWS'}, bucket can be listed")
-    prefix = "/".join(filter(None, [config.store.prefix, "_probe", secrets.token_hex(8)]))
-    found = probe_store(store, prefix)
     yield Finding(subject, Level.ok, "objects can be written, read back and listed")
     yield _capability(subject, "create-only writes", found.creates_conditionally, "keys are unique anyway")
     yield _capability(
         subject, "refuses bytes that do not match their SHA-256", found.checks_sha256, "read-back proves them"
     )
+
+
+def probe_configured_store(settings: StoreSettings) -> StoreCapabilities:
+    """List the bucket and try out what its store supports, below `_probe/` of the prefix. Raises what does not work."""
+    store = S3Store(settings)
+    store.require_bucket()
+    return probe_store(store, "/".join(filter(None, [settings.prefix, "_probe", secrets.token_hex(8)])))
 
 
 def _capability(subject: str, what: str, has: bool, otherwise: str) -> Finding:

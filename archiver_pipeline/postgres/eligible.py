@@ -175,7 +175,7 @@ def oldest_eligible(
     query = sql.SQL(
         "SELECT CASE WHEN m < '0002-01-01'::pg_catalog.timestamp THEN '0002-01-01'::pg_catalog.timestamp ELSE m END"
         " FROM (SELECT pg_catalog.min({})::pg_catalog.timestamp AS m FROM {} AS {} WHERE {}) AS oldest"
-    ).format(column, table_reference(shape.name), ALIAS, _between(shape, after, end))
+    ).format(column, table_reference(shape.name), ALIAS, between(shape, after, end))
     (oldest,) = fetch_one(connection, query)
     if oldest is None:
         return None
@@ -204,7 +204,7 @@ def count_between(
     (rows,) = fetch_one(
         connection,
         sql.SQL("SELECT pg_catalog.count(*) FROM (SELECT 1 FROM {} AS {} WHERE {} LIMIT {}) AS counted").format(
-            table_reference(shape.name), ALIAS, _between(shape, start, end), sql.Literal(limit_rows)
+            table_reference(shape.name), ALIAS, between(shape, start, end), sql.Literal(limit_rows)
         ),
     )
     return int(rows)
@@ -226,14 +226,14 @@ def first_rows_between(
             column=column,
             table=table_reference(shape.name),
             alias=ALIAS,
-            condition=_between(shape, start, end),
+            condition=between(shape, start, end),
             limit=sql.Literal(limit_rows),
         ),
     )
     return int(rows), None if last is None else last.replace(tzinfo=UTC)
 
 
-def _between(shape: TableShape | TimedTable, start: datetime | None, end: datetime) -> sql.Composed:
+def between(shape: TableShape | TimedTable, start: datetime | None, end: datetime) -> sql.Composed:
     column = sql.SQL("{}.{}").format(ALIAS, sql.Identifier(shape.timestamp_column))
     condition = sql.SQL("{} < {}").format(column, timestamp_literal(shape, end))
     if start is None:

@@ -9,7 +9,7 @@ from archiver_pipeline.domain.measure import TableMeasure
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.postgres.catalog import has_index_on
 from archiver_pipeline.postgres.connection import Connection, fetch_one
-from archiver_pipeline.postgres.eligible import ALIAS, source_clock, table_reference, timestamp_literal
+from archiver_pipeline.postgres.eligible import ALIAS, between, count_between, source_clock, table_reference
 from archiver_pipeline.postgres.maintenance import table_bytes
 from archiver_pipeline.postgres.rendering import row_alias
 
@@ -79,22 +79,11 @@ def _rows_between(
     connection: Connection, shape: TableShape, start: datetime | None, end: datetime, *, indexed: bool
 ) -> float:
     """Rows from `start` (inclusive) to `end` (exclusive): counted in the index while they are few, else planned."""
-    condition = _between(shape, start, end)
-    planned = _planned_rows(connection, shape, condition)
+    planned = _planned_rows(connection, shape, between(shape, start, end))
     if not indexed:
         return planned
-    few = sql.SQL("SELECT FROM {} AS {} WHERE {} ORDER BY {} LIMIT {}").format(
-        table_reference(shape.name), ALIAS, condition, _time(shape), sql.Literal(_COUNTED_ROWS)
-    )
-    (counted,) = fetch_one(connection, sql.SQL("SELECT pg_catalog.count(*) FROM ({}) AS few").format(few))
+    counted = count_between(connection, shape, start, end, _COUNTED_ROWS)
     return float(counted) if counted < _COUNTED_ROWS else max(planned, float(counted))
-
-
-def _between(shape: TableShape, start: datetime | None, end: datetime) -> sql.Composed:
-    before = sql.SQL("{} < {}").format(_time(shape), timestamp_literal(shape, end))
-    if start is None:
-        return before
-    return sql.SQL("{} >= {} AND {}").format(_time(shape), timestamp_literal(shape, start), before)
 
 
 def _time(shape: TableShape) -> sql.Composed:
