@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 from archiver_pipeline.cli import check, cost, listing, pending, restore, run, validate, wizard
 from archiver_pipeline.cli.console import errors
 from archiver_pipeline.cli.demo import demo
+from archiver_pipeline.cli.helping import HelpfulTyper
 from archiver_pipeline.cli.logs import current_log, with_log_options
 from archiver_pipeline.errors import ArchiverError, ConfigError
 from archiver_pipeline.logs.lines import error_fields
@@ -21,7 +22,7 @@ INTERRUPTED_EXIT_CODE = 130
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _App(typer.Typer):
+class _App(HelpfulTyper):
     """Gives every command the options of the log."""
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Command], Command]:

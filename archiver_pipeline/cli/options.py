@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from archiver_pipeline.cli.completion import complete_database, complete_table
 from archiver_pipeline.cli.console import warn
 from archiver_pipeline.config.loading import LoadedConfig, load_config
 from archiver_pipeline.engine.inventory import DateRange
@@ -21,10 +22,19 @@ ConfigOption = Annotated[
         show_default=False,
     ),
 ]
-DatabaseOption = Annotated[str | None, typer.Option("--database", "-d", help="Only this database.", show_default=False)]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", "-d", help="Only this database.", show_default=False, autocompletion=complete_database),
+]
 TableOption = Annotated[
     str | None,
-    typer.Option("--table", "-t", help="Only this table: `name` or `schema.name`.", show_default=False),
+    typer.Option(
+        "--table",
+        "-t",
+        help="Only this table: `name` or `schema.name`.",
+        show_default=False,
+        autocompletion=complete_table,
+    ),
 ]
 StartOption = Annotated[
     datetime | None,

@@ -110,7 +110,7 @@ def restore(
         typer.Option(
             "--protect-days",
             min=0,
-            help="Days until the restored rows may be archived again; else the table's restore_protection_days.",
+            help="Days until the restored rows may be archived again; else as configured.",
             show_default=False,
         ),
     ] = None,

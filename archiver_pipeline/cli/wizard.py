@@ -159,7 +159,7 @@ def wizard(
 
         archiver wizard --db-host db.example.com --db-name shop --s3-bucket audit-archive --output shop.yaml
 
-        archiver wizard --non-interactive --db-host db.example.com --db-name shop --db-user archiver
+        archiver wizard --non-interactive --db-host db.example.com --db-name shop --db-user archiver \\
         --db-password-env SHOP_DB_PASSWORD --s3-bucket audit-archive --s3-region eu-central-1 --table audit_log
     """
     is_asking = not (non_interactive or as_json)

@@ -192,9 +192,7 @@ def _default_lines(draft: Draft) -> list[str]:
         "",
         "# Every table starts from these and may write any of them again.",
         "defaults:",
-        _entry(
-            "retention_days", draft.retention_days, note="rows older than this many days are archived, by whole windows"
-        ),
+        _entry("retention_days", draft.retention_days, note="older rows are archived, whole windows at a time"),
         "  # sleep_between_batches: 2 # seconds of rest after each batch",
         "  # vacuum_strategy: standard # full gives the disk back to the system, but locks the table meanwhile",
     ]

@@ -73,14 +73,15 @@ def load_config(path: Path | None, *, environ: Mapping[str, str], cwd: Path) -> 
 
     Relative paths start at `cwd`, relative folders inside the file at the file. Raises ConfigError with all
     problems at once; no message repeats a value from the file or the environment that may be secret."""
-    found = _locate(path, environ, cwd)
+    found = locate_config(path, environ, cwd)
     try:
         return parse_config(_content(found), found, environ)
     except ConfigError as error:
         raise _about_file(found, error) from None
 
 
-def _locate(path: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+def locate_config(path: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+    """Where `load_config` looks; nothing needs to be there."""
     if path is None and environ.get(CONFIG_VARIABLE):
         path = Path(environ[CONFIG_VARIABLE])
     return cwd / (path.expanduser() if path is not None else DEFAULT_NAME)

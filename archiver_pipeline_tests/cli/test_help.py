@@ -26,11 +26,29 @@ def test_every_option_has_help(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_is_a_command_line_that_parses(name):
-    examples = re.findall(r"^ *archiver (.+)$", COMMANDS[name].help, re.MULTILINE)
+    examples = re.findall(r"^ *archiver (.+)$", COMMANDS[name].help.replace("\\\n", " "), re.MULTILINE)
     assert examples
     for example in examples:
         command, *arguments = shlex.split(example)
         COMMANDS[command].make_context(command, arguments)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_fits_a_narrow_terminal(name):
+    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80", "TERM": "dumb"})
+    assert max(map(len, shown.output.splitlines())) <= 80
+    assert "<bool>" not in shown.output
+    assert "…" not in shown.output.replace("'…'", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_example_that_was_folded_is_still_one_command(name):
+    """Lines of an example end with a backslash but the last, and none is longer than the page."""
+    for block in re.split(r"\n\n+", COMMANDS[name].help.partition("Examples:")[2].strip("\n")):
+        lines = block.splitlines()
+        assert all(line.endswith(" \\") for line in lines[:-1])
+        assert not lines[-1].endswith("\\")
+        assert all(len(line) <= 78 or len(line.split()) <= 2 for line in lines)
 
 
 def test_no_command_shows_all_of_them():
