@@ -18,7 +18,8 @@ from archiver_pipeline.cli.asking import ask, ask_choice, ask_number, ask_secret
 from archiver_pipeline.cli.check import exit_code_of
 from archiver_pipeline.cli.console import errors, output, print_json, size, warn
 from archiver_pipeline.cli.options import JsonOption
-from archiver_pipeline.config.draft import Draft, DraftDatabase, DraftStore, DraftTable, parse_draft, write_draft
+from archiver_pipeline.cli.writing import write_whole
+from archiver_pipeline.config.draft import Draft, DraftDatabase, DraftStore, DraftTable, parse_draft, render_draft
 from archiver_pipeline.config.effective import SourceSettings, TableSettings
 from archiver_pipeline.config.enums import StorageClass, WindowSize
 from archiver_pipeline.config.loading import DEFAULT_NAME, LoadedConfig, load_config
@@ -454,7 +455,7 @@ def _finish(
     draft = known.draft(*tables)
     if known.plain_secrets:
         draft = _with_secrets(draft, known.environ)
-    write_draft(draft, known.path, replace=force)
+    write_whole(known.path, render_draft(draft), is_private=draft.has_secrets, replace=force)
     loaded = load_config(known.path, environ=known.environ, cwd=Path.cwd())
     findings = list(preflight(loaded, loaded.tables, datetime.now(UTC)))
     exports, commands = _exports(draft), _commands(shown_path)

@@ -1,15 +1,12 @@
-"""A configuration that is being made: rendered as commented YAML, read back as `load_config` would, written whole.
+"""A configuration that is being made: rendered as commented YAML, read back as `load_config` would.
 
 Reading back is how a draft is checked and turned into settings: what is tried out is what will be in the file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -20,12 +17,10 @@ from pydantic import SecretStr
 
 from archiver_pipeline.config.enums import StorageClass, WindowSize
 from archiver_pipeline.config.loading import LoadedConfig, parse_config
-from archiver_pipeline.errors import ConfigError, PermissionDeniedError, ResourcesError
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 # Words that are no text to some YAML parser, or no text in some place. Version 1.1 has more of them than 1.2.
 _WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
-_PRIVATE_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +90,6 @@ def parse_draft(draft: Draft, path: Path, environ: Mapping[str, str]) -> LoadedC
     return parse_config(render_draft(draft).encode(), path, environ)
 
 
-def write_draft(draft: Draft, path: Path, *, replace: bool) -> None:
-    """Write the file whole or not at all, readable by its owner alone when it has secrets.
-
-    Raises ConfigError when it is there already, unless it is to be replaced, PermissionDeniedError or ResourcesError
-    when it cannot be written.
-    """
-    mode = _PRIVATE_MODE if draft.has_secrets else 0o666 & ~_umask()
-    try:
-        with _written_beside(path, render_draft(draft), mode) as staged:
-            if replace:
-                staged.replace(path)
-            else:
-                # Unlike a rename, a link refuses a name that somebody took since it was looked at.
-                os.link(staged, path)
-    except FileExistsError:
-        raise ConfigError(f"{path} is there already", hint="name another file with --output, or give --force") from None
-    except PermissionError as error:
-        raise PermissionDeniedError(f"{path}: {error.strerror}", hint="name another file with --output") from None
-    except OSError as error:
-        raise ResourcesError(f"{path}: {error.strerror}", hint="name another file with --output") from None
-
-
 def scalar(value: str | int | date) -> str:
     """A value as YAML that every parser reads back as this very value, `${` included."""
     if not isinstance(value, str):
@@ -127,28 +100,6 @@ def scalar(value: str | int | date) -> str:
     # JSON's escapes are YAML's too, but for those of characters beyond 16 bits.
     quoted = json.dumps(text, ensure_ascii=False)
     return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in quoted)
-
-
-@contextlib.contextmanager
-def _written_beside(path: Path, text: str, mode: int) -> Iterator[Path]:
-    """The text in a file of the same folder, on disk, that goes away."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    staged = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        yield staged
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _head(draft: Draft) -> list[str]:

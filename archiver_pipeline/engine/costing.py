@@ -25,8 +25,15 @@ class MeasuredTable:
 
 
 def open_read_only(source: SourceSettings) -> Connection:
-    """A connection on which no statement can write, or take longer than 30 s."""
-    return connect(source, default_transaction_read_only="on", statement_timeout=_LONGEST_STATEMENT)
+    """A connection on which no statement can write, take longer than 30 s, or read a whole table instead of an index:
+    the planner would, for the first rows of many that it takes to be all over the table and that are at its end."""
+    return connect(
+        source,
+        default_transaction_read_only="on",
+        statement_timeout=_LONGEST_STATEMENT,
+        enable_seqscan="off",
+        enable_bitmapscan="off",
+    )
 
 
 def measure_configured(

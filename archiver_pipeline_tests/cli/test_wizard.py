@@ -47,6 +47,7 @@ def test_flags_alone_write_a_file_that_check_passes(wizardry):
     assert "tracking.events_old" not in found.stdout
 
 
+@pytest.mark.matrix
 def test_json_tells_everything_and_the_eligible_part_orders(wizardry):
     found = wizardry.run("--json")
     assert found.code == 0, found.stderr

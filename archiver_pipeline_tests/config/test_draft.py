@@ -1,7 +1,5 @@
-"""A draft as YAML reads back as what it was, whatever its values are, and is written whole or not at all."""
+"""A draft as YAML reads back as what it was, whatever its values are."""
 
-import os
-import stat
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -18,12 +16,10 @@ from archiver_pipeline.config.draft import (
     DraftStore,
     DraftTable,
     parse_draft,
-    render_draft,
     scalar,
-    write_draft,
 )
 from archiver_pipeline.config.enums import StorageClass, WindowSize
-from archiver_pipeline.errors import ConfigError, PermissionDeniedError
+from archiver_pipeline.errors import ConfigError
 
 STORE = DraftStore("bucket", "https://minio:9000", "eu", "a/b", StorageClass.STANDARD)
 TABLE = DraftTable("public", "audit_log", "created_at", WindowSize.WEEK, 500, date(2019, 2, 1), ("Remark.",), {})
@@ -90,35 +86,3 @@ def test_what_cannot_be_is_told(tmp_path):
     with pytest.raises(ConfigError) as caught:
         parse_draft(draft(tables=(DraftTable("public", "a/b", "t"),)), PATH, {})
     assert [problem.path for problem in caught.value.problems] == ["databases[0].tables[0].name"]
-
-
-@pytest.mark.parametrize(("password", "mode"), [(None, 0o644), (SecretStr("x"), 0o600)])
-def test_the_file_is_private_when_it_has_secrets(tmp_path, password, mode):
-    before = os.umask(0o022)
-    path = tmp_path / "a.yaml"
-    wanted = draft(database=DraftDatabase("shop", "db", 1, "u", password=password))
-    write_draft(wanted, path, replace=False)
-    os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == mode
-    assert path.read_text() == render_draft(wanted)
-    assert [found.name for found in tmp_path.iterdir()] == ["a.yaml"]
-
-
-def test_a_file_that_appeared_meanwhile_is_not_replaced_and_nothing_is_left(tmp_path):
-    path = tmp_path / "a.yaml"
-    path.write_text("mine")
-    with pytest.raises(ConfigError, match="is there already"):
-        write_draft(draft(), path, replace=False)
-    assert path.read_text() == "mine"
-    write_draft(draft(), path, replace=True)
-    assert [found.name for found in tmp_path.iterdir()] == ["a.yaml"]
-    assert path.read_text() == render_draft(draft())
-
-
-def test_a_folder_that_may_not_be_written_is_told(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
-    with pytest.raises(PermissionDeniedError, match="Permission denied"):
-        write_draft(draft(), tmp_path / "a.yaml", replace=False)
