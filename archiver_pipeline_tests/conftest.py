@@ -4,4 +4,5 @@ pytest_plugins = [
     "archiver_pipeline_tests.plugins.servers",
     "archiver_pipeline_tests.plugins.archiving",
     "archiver_pipeline_tests.plugins.restoring",
+    "archiver_pipeline_tests.plugins.workshop",
 ]

@@ -3,8 +3,10 @@
 Everything that passes through here is searched for tracebacks and for the two secrets, so no test has to ask.
 """
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psycopg
 import yaml
 
 from archiver_pipeline.config.loading import LoadedConfig, load_config
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.postgres.advisory_lock import table_key
+from archiver_pipeline_tests.cli.preloaded import PreloadedCommand
 from archiver_pipeline_tests.ledger import Ledger
 from archiver_pipeline_tests.plugins.archiving import DATABASE_ID, RETENTION_DAYS, create_audit_table
 from archiver_pipeline_tests.plugins.servers import Bucket, Database
@@ -64,6 +68,7 @@ class Workplace:
     bucket: Bucket
     document: dict[str, Any]
     environment: dict[str, str]
+    preloaded: PreloadedCommand
     running: list["subprocess.Popen[str]"] = field(default_factory=list)
 
     @property
@@ -97,7 +102,11 @@ class Workplace:
 
     def run(self, *arguments: str, within_seconds: float = COMMAND_SECONDS) -> Finished:
         """Run `archiver` with these arguments to its end."""
-        return self.end(self.start(*arguments), within_seconds=within_seconds)
+        if not self.preloaded.fits(self.environment):
+            return self.end(self.start(*arguments), within_seconds=within_seconds)
+        return self._looked_over(
+            Finished(*self.preloaded.run(arguments, self.folder, self.environment, within_seconds))
+        )
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return self.start_program([archiver_script(), *arguments])
@@ -118,10 +127,7 @@ class Workplace:
     def end(self, process: "subprocess.Popen[str]", *, within_seconds: float = COMMAND_SECONDS) -> Finished:
         """Wait for a command's end."""
         stdout, stderr = process.communicate(timeout=within_seconds)
-        finished = Finished(process.returncode, stdout, stderr)
-        assert "Traceback" not in stderr + stdout, stderr + stdout
-        self.require_no_secret("the output", (stdout + stderr).encode())
-        return finished
+        return self._looked_over(Finished(process.returncode, stdout, stderr))
 
     def ledger(self, table: str = "audit_logs", *, schema: str = "public") -> Ledger:
         return Ledger(self.database, self.bucket, DATABASE_ID, schema, table, "created_at", RETENTION_DAYS)
@@ -153,6 +159,12 @@ class Workplace:
     def require_no_secret(self, place: str, content: bytes) -> None:
         assert not [secret for secret in self.secrets if secret.encode() in content], f"a secret is in {place}"
 
+    def _looked_over(self, finished: Finished) -> Finished:
+        printed = finished.stderr + finished.stdout
+        assert "Traceback" not in printed, printed
+        self.require_no_secret("the output", printed.encode())
+        return finished
+
     def close(self) -> None:
         for process in self.running:
             if process.poll() is None:
@@ -160,14 +172,33 @@ class Workplace:
                 process.communicate()
 
 
-def open_workplace(folder: Path, database: Database, bucket: Bucket) -> Iterator[Workplace]:
+@dataclass(frozen=True)
+class Workshop:
+    """What the workplaces of one test process share: a loaded program, and a Dagster home to copy."""
+
+    preloaded: PreloadedCommand
+    dagster_home: Path
+
+
+def open_workshop(folder: Path) -> Iterator[Workshop]:
+    """Making the tables of a Dagster instance takes longer than most commands, so it is done once."""
+    home = folder / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert instance.get_run_records(limit=1) == []
+    with contextlib.closing(PreloadedCommand(_environment(folder))) as preloaded:
+        yield Workshop(preloaded, home)
+
+
+def open_workplace(folder: Path, database: Database, bucket: Bucket, workshop: Workshop) -> Iterator[Workplace]:
     """A workplace with the table `audit_logs` and a written configuration of it."""
     create_audit_table(database)
     database.execute(_OVER_FIVE_DAYS)
-    workplace = Workplace(folder, database, bucket, _document(folder, database, bucket), _environment(folder))
+    document, environment = _document(folder, database, bucket), _environment(folder)
+    workplace = Workplace(folder, database, bucket, document, environment, workshop.preloaded)
     workplace.environment |= {PASSWORD_VARIABLE: database.password, SECRET_VARIABLE: bucket.secret_access_key}
-    workplace.dagster_home.mkdir()
-    (workplace.dagster_home / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n")
+    shutil.copytree(workshop.dagster_home, workplace.dagster_home)
     workplace.write()
     yield workplace
     workplace.close()

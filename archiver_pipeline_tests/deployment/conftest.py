@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from archiver_pipeline_tests.cli.workplace import Workplace, open_workplace
+from archiver_pipeline_tests.cli.workplace import Workplace, Workshop, open_workplace
 from archiver_pipeline_tests.deployment.cluster import Cluster, fill, running_cluster
 from archiver_pipeline_tests.plugins.servers import Bucket, Database, fresh_bucket, fresh_database
 
@@ -26,6 +26,6 @@ def cluster(tmp_path_factory, postgres_server, s3_server) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, database: Database, bucket: Bucket) -> Iterator[Workplace]:
+def workplace(tmp_path: Path, database: Database, bucket: Bucket, workshop: Workshop) -> Iterator[Workplace]:
     """What the `archiver` command needs: folder, configuration, Dagster home, database with a table, bucket."""
-    yield from open_workplace(tmp_path, database, bucket)
+    yield from open_workplace(tmp_path, database, bucket, workshop)
