@@ -26,8 +26,6 @@ def unbuilt_warnings(config: ArchiverConfig) -> tuple[str, ...]:
         "monitoring.metrics_enabled": (monitoring.metrics_enabled, "metrics are not served"),
         "monitoring.health_check_enabled": (monitoring.health_check_enabled, "health is not served"),
     }
-    drift = any(level.fail_on_schema_drift for _, level in _levels(config))
-    asked["fail_on_schema_drift"] = (drift, "only columns that change during a run stop a batch")
     asked["defaults.parallel_databases"] = (
         config.defaults.parallel_databases,
         "`archiver run` takes one database after the other",

@@ -123,7 +123,7 @@ class InheritedSettings(Section):
     )
     fail_on_schema_drift: bool | None = Field(
         None,
-        description="Stop when the columns changed since the last archive. Default false. Not built yet: warns.",
+        description="Stop when the columns changed since the last archive. Default false: warn.",
     )
 
 

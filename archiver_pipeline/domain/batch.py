@@ -35,7 +35,8 @@ class Plan:
     `cutoff` is exclusive, UTC, by the source's clock. `lock_token` names the lock session under which the plan was
     made: as long as it is held, no other archiver can have taken the same rows. `planned_all` is False when the
     staging limit cut the plan short. Windows that `protections`, those in force, reach into have no batches.
-    `kept_before` is what earlier runs kept on the local disk and this one could not upload.
+    `kept_before` is what earlier runs kept on the local disk and this one could not upload; `warnings` are
+    for people.
     """
 
     attempt_id: str
@@ -52,6 +53,7 @@ class Plan:
     settled: tuple["SettledBatch", ...] = ()
     protections: tuple[Protection, ...] = ()
     kept_before: tuple[KeptBatch, ...] = ()
+    warnings: tuple[str, ...] = ()
     seconds: float = 0.0
 
 

@@ -10,6 +10,8 @@ from archiver_pipeline.domain.batch import Plan, PlannedBatch, SettledBatch
 from archiver_pipeline.domain.protection import is_protected
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.windows import Window
+from archiver_pipeline.engine.archived import list_stored
+from archiver_pipeline.engine.drift import require_known_columns
 from archiver_pipeline.engine.fallback import settle_kept
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_table
@@ -35,10 +37,12 @@ def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_ro
         session.lock.require_held()
         session.remove_other_staging(None)
         _require_same_cluster(session, shape)
-        settled = reconcile_table(session, shape)
+        listed = list_stored(session.store, shape.name)
+        settled = reconcile_table(session, shape, listed)
+        warnings = require_known_columns(session, shape, listed)
         uploaded, kept_before = settle_kept(session, shape)
         plan = _plan_windows(session, shape, windows, limit_rows, (*settled, *uploaded))
-    return replace(plan, seconds=watch.seconds, kept_before=kept_before)
+    return replace(plan, seconds=watch.seconds, kept_before=kept_before, warnings=warnings)
 
 
 def cutoff_of(session: ArchiveSession) -> datetime:

@@ -13,6 +13,9 @@ from archiver_pipeline.config.effective import DatabaseSettings, StoreSettings, 
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.fallback import KeptState
 from archiver_pipeline.domain.layout import key_part
+from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.engine.archived import list_stored
+from archiver_pipeline.engine.drift import require_known_columns
 from archiver_pipeline.engine.kept_files import list_kept
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError, PermissionDeniedError, ResourcesError
@@ -132,6 +135,7 @@ def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSetting
         yield Finding(subject, Level.ok, f"key ({key}), {shape.timestamp_column} {shape.timestamp_type}, privileges")
         for warning in shape.warnings:
             yield Finding(subject, Level.warning, warning)
+        yield from _attempt(subject, lambda: list(_drift(session, shape, subject)))
         yield _staging(session, subject)
         yield from _kept(session, subject)
         yield Finding(
@@ -159,6 +163,12 @@ def _staging(session: ArchiveSession, subject: str) -> Finding:
             exit_code=ResourcesError.exit_code,
         )
     return Finding(subject, Level.ok, f"staging in {folder}, {free_bytes >> 20} MiB free")
+
+
+def _drift(session: ArchiveSession, shape: TableShape, subject: str) -> Iterator[Finding]:
+    """Raises PreflightError where a run would."""
+    for warning in require_known_columns(session, shape, list_stored(session.store, shape.name)):
+        yield Finding(subject, Level.warning, warning, "fail_on_schema_drift would stop a run here")
 
 
 def _kept(session: ArchiveSession, subject: str) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from datetime import datetime
 from archiver_pipeline.domain.cost import Load, month_dollars, write_dollars
 from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.domain.table import TableName, TableShape
+from archiver_pipeline.engine.drift import drift_warnings
 from archiver_pipeline.engine.inventory import DateRange, windows_with_rows
 from archiver_pipeline.engine.plan import cutoff_of
 from archiver_pipeline.engine.protection import session_protections
@@ -94,7 +95,7 @@ def preview_archive(session: ArchiveSession, dates: DateRange, *, limit_rows: in
         windows=tuple(windows),
         protected=tuple(protected),
         storage_class=session.store_settings.storage_class.value,
-        warnings=shape.warnings,
+        warnings=(*shape.warnings, *drift_warnings(session, shape)),
         seconds=rows / _ASSUMED_ROWS_PER_SECOND + _pauses(session, batches),
     )
 

@@ -40,12 +40,16 @@ _LONGEST_WINDOW = timedelta(days=31)
 _ISO_DATE = len("2026-01-31")
 
 
-def reconcile_table(session: ArchiveSession, shape: TableShape) -> tuple[SettledBatch, ...]:
+def reconcile_table(
+    session: ArchiveSession, shape: TableShape, listed: Sequence[StoredBatch] | None = None
+) -> tuple[SettledBatch, ...]:
     """Settle every pending batch of the table. Needs the table lock; the store's listing is all it goes by.
 
+    `listed` is that listing, if it was made under the lock already.
     Raises ManifestError or VerificationError when a batch cannot be settled safely: the table then stops.
     """
-    pending = [batch for batch in list_stored(session.store, shape.name) if batch.state is BatchState.pending]
+    found = list_stored(session.store, shape.name) if listed is None else listed
+    pending = [batch for batch in found if batch.state is BatchState.pending]
     return tuple(_told(session, reconcile_batch(session, shape, batch)) for batch in pending)
 
 

@@ -136,7 +136,7 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         vacuum=vacuum,
         truncated=extraction.truncated,
         sampled_rows=sum(batch.sampled_rows for batch in deletion.verification.batches),
-        warnings=plan.shape.warnings,
+        warnings=(*plan.shape.warnings, *plan.warnings),
         kept=(*deletion.verification.upload.kept, *deletion.verification.kept),
         kept_before=plan.kept_before,
     )

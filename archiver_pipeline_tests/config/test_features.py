@@ -53,7 +53,7 @@ def test_features_that_are_neither(load, text):
     assert loaded.warnings == ()
 
 
-@pytest.mark.parametrize("setting", ["parallel_databases", "fail_on_schema_drift"])
+@pytest.mark.parametrize("setting", ["parallel_databases"])
 def test_settings_without_effect_are_warned_about(load, setting):
     (warning,) = load(f"{MINIMAL}defaults: {{{setting}: true}}\n").warnings
     assert setting in warning

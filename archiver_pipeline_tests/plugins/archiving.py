@@ -125,7 +125,7 @@ class Archiving:
             lock_type=LockType.POSTGRESQL,
             lock_timeout_ms=100,
             statement_timeout_seconds=0,
-            fail_on_schema_drift=True,
+            fail_on_schema_drift=False,
             critical=False,
             classification=None,
         )
