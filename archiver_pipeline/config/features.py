@@ -20,11 +20,8 @@ def unbuilt_features(config: ArchiverConfig) -> tuple[ConfigProblem, ...]:
 
 def unbuilt_warnings(config: ArchiverConfig) -> tuple[str, ...]:
     """Features that are written but have no effect yet, and without which a run is still safe."""
-    monitoring = config.monitoring
     asked = {
         "notifications.enabled": (config.notifications.enabled, "notifications are not sent"),
-        "monitoring.metrics_enabled": (monitoring.metrics_enabled, "metrics are not served"),
-        "monitoring.health_check_enabled": (monitoring.health_check_enabled, "health is not served"),
     }
     asked["defaults.parallel_databases"] = (
         config.defaults.parallel_databases,

@@ -339,6 +339,21 @@ class Monitoring(Section):
     metrics_port: Port = Field(8000, description="Port of /metrics.")
     health_check_enabled: bool = Field(False, description="Serve the health endpoint.")
     health_check_port: Port = Field(8001, description="Port of /health.")
+    bind_address: Text = Field(
+        "127.0.0.1", description="Address that both are served at; `0.0.0.0` is every one of the machine."
+    )
+    check_interval_seconds: Annotated[Float, Field(gt=0, le=3600)] = Field(
+        30.0, description="Seconds between looks at databases, store and Dagster."
+    )
+    check_timeout_seconds: Annotated[Float, Field(gt=0, le=600)] = Field(
+        10.0, description="Seconds without an answer after which one of them counts as down."
+    )
+    table_interval_seconds: Annotated[Float, Field(gt=0, le=86_400)] = Field(
+        300.0, description="Seconds between looks at each table's rows and archives."
+    )
+    max_success_age_hours: Annotated[Float, Field(gt=0)] = Field(
+        36.0, description="Hours that a table may have rows due without a run that succeeds."
+    )
     progress_enabled: bool = Field(True, description="Log progress with rate and ETA.")
     progress_update_interval: Annotated[Float, Field(gt=0, le=3600)] = Field(
         5.0, description="Seconds between progress lines."

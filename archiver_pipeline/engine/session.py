@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +34,10 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class ArchiveSession:
-    """One run's hold on one table. Everything opens on first use; `close` gives everything back."""
+    """One run's hold on one table. Everything opens on first use; `close` gives everything back.
+
+    Whoever only looks at many tables in turn gives them one `shared_store`: to make one costs more than to ask it.
+    """
 
     settings: TableSettings
     database: DatabaseSettings
@@ -42,13 +45,14 @@ class ArchiveSession:
     run_id: str
     progress: Progress = field(default_factory=SilentProgress)
     stopping: threading.Event = field(default_factory=threading.Event)
+    shared_store: InitVar[S3Store | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, shared_store: S3Store | None) -> None:
         self.progress = self.progress.of_run(self.run_id)
         self.name: TableName = table_name(self.settings)
         self.format = DataFormat(self.settings.format)
         self.workers = self._workers()
-        self.store = S3Store(self.store_settings, connections=self.workers + 1)
+        self.store = shared_store or S3Store(self.store_settings, connections=self.workers + 1)
         self.row_streams: Pool[RowStream] = Pool(lambda: RowStream(self.reader, **self._limits()))
         self.connections: Pool[Connection] = Pool(lambda: connect(self.primary, **self._limits()))
         self._delete_sessions: Pool[DeleteSession] | None = None

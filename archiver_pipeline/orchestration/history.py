@@ -7,7 +7,7 @@ run. Runs that were deleted in the UI are gone; only the store knows what they a
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,8 @@ from archiver_pipeline.postgres.catalog import table_name
 
 RUN_DIED = "RunDied"
 """The error of a run that ended without saying why: its process was killed, or it never started."""
+
+RESTORE_STEP = "restore"
 
 _PAGE = 100
 _STEP_SECONDS = "_seconds"
@@ -97,6 +99,15 @@ class FailedRun:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoredRows:
+    """What one restore brought back; `source` and `target` are tables as text."""
+
+    source: str
+    target: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class TableHistory:
     """A table's last runs, newest first. `last_success` and `last_failure` may be older than all of them: the last
     success is searched for without limit, the last failure only among `runs`."""
@@ -123,10 +134,10 @@ class TableHistory:
 def table_history(instance: dg.DagsterInstance, settings: TableSettings, *, limit: int = 20) -> TableHistory:
     """The last `limit` runs of a table and what became of them: a handful of indexed look-ups, whatever lies behind."""
     key = asset_key(settings)
-    figures = _latest_figures(instance, key, limit)
     latest = _latest_run_ids(instance, key, limit)
-    wanted = dict.fromkeys([*latest, *list(figures)[:1]])
-    runs = {run.run_id: run for run in read_runs(instance, wanted, figures)}
+    figures = _latest_figures(instance, key, limit)
+    stored = read_runs(instance, dict.fromkeys([*latest, *list(figures)[:1]]))
+    runs = {run.run_id: replace(run, figures=figures.get(run.run_id)) for run in stored}
     shown = tuple(runs[run_id] for run_id in latest if run_id in runs)
     failed = next((run for run in shown if run.failed), None)
     return TableHistory(
@@ -137,13 +148,13 @@ def table_history(instance: dg.DagsterInstance, settings: TableSettings, *, limi
     )
 
 
-def read_runs(instance: dg.DagsterInstance, run_ids: Iterable[str], figures: Mapping[str, RunFigures]) -> list[PastRun]:
-    """The stored runs with these ids, newest first; deleted ones are left out."""
+def read_runs(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> list[PastRun]:
+    """The stored runs with these ids, newest first, without figures; deleted ones are left out."""
     wanted = list(run_ids)
-    if not wanted:
-        return []
-    records = instance.get_run_records(dg.RunsFilter(run_ids=wanted))
-    return [_past_run(record, figures.get(record.dagster_run.run_id)) for record in records]
+    records: list[dg.RunRecord] = []
+    for start in range(0, len(wanted), _PAGE):
+        records += instance.get_run_records(dg.RunsFilter(run_ids=wanted[start : start + _PAGE]))
+    return [_past_run(record) for record in sorted(records, key=lambda record: -record.storage_id)]
 
 
 def read_failure(instance: dg.DagsterInstance, settings: TableSettings, run_id: str) -> Failure:
@@ -185,7 +196,7 @@ def read_planned(
 def read_figures(
     instance: dg.DagsterInstance, key: dg.AssetKey, run_ids: Iterable[str], *, after: int
 ) -> dict[str, RunFigures]:
-    """What these runs reported after a position, by run."""
+    """What these runs reported after a position, by run. Ask for the runs first: one that has ended has reported."""
     wanted, found, cursor = set(run_ids), [], None
     while wanted:
         page = instance.fetch_materializations(
@@ -196,6 +207,34 @@ def read_figures(
         if not page.has_more:
             break
     return _figures_by_run(found)
+
+
+def read_restored(instance: dg.DagsterInstance, run_id: str) -> RestoredRows | None:
+    """What a restore's run brought back, also when it failed at some archives. None when it brought back nothing: it
+    did not come to its report, or it only repeated the report of the run that it re-executes."""
+    told = {
+        dg.DagsterEventType.STEP_START,
+        dg.DagsterEventType.STEP_FAILURE,
+        dg.DagsterEventType.ASSET_MATERIALIZATION,
+    }
+    records = instance.get_records_for_run(run_id, of_type=told).records
+    events = [record.event_log_entry.dagster_event for record in records if record.event_log_entry.dagster_event]
+    if not any((event.step_key or "").endswith(f".{RESTORE_STEP}") for event in events):
+        return None
+    for event in events:
+        metadata = _metadata_of_restore(event)
+        if "restored_rows" in metadata:
+            plain: dict[str, Any] = {name: entry.value for name, entry in metadata.items()}
+            return RestoredRows(plain["source"], plain["target"], plain["restored_rows"])
+    return None
+
+
+def _metadata_of_restore(event: dg.DagsterEvent) -> Mapping[str, dg.MetadataValue[Any]]:
+    if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION:
+        return event.step_materialization_data.materialization.metadata
+    if event.event_type is dg.DagsterEventType.STEP_FAILURE and event.step_failure_data.user_failure_data:
+        return event.step_failure_data.user_failure_data.metadata
+    return {}
 
 
 def _latest_run_ids(instance: dg.DagsterInstance, key: dg.AssetKey, limit: int) -> list[str]:
@@ -272,7 +311,7 @@ def _step_seconds(whole: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 _FINISHED = frozenset({dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED})
 
 
-def _past_run(record: dg.RunRecord, figures: RunFigures | None) -> PastRun:
+def _past_run(record: dg.RunRecord) -> PastRun:
     run = record.dagster_run
     return PastRun(
         run_id=run.run_id,
@@ -282,7 +321,7 @@ def _past_run(record: dg.RunRecord, figures: RunFigures | None) -> PastRun:
         ended_at=_moment(record.end_time),
         is_reexecution=run.parent_run_id is not None,
         will_be_retried=run.tags.get("dagster/will_retry") == "true",
-        figures=figures,
+        figures=None,
     )
 
 

@@ -109,6 +109,21 @@ def is_held(connection: Connection, key: LockKey, backend_pid: int) -> bool:
     return bool(held)
 
 
+def is_locked(connection: Connection, name: TableName) -> bool:
+    """Whether any session holds the table's lock."""
+    key = table_key(name)
+    (held,) = fetch_one(
+        connection,
+        sql.SQL(
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND classid = %s::pg_catalog.oid AND objid = %s::pg_catalog.oid AND objsubid = 1"
+            " AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))"
+        ),
+        (key.high, key.low),
+    )
+    return bool(held)
+
+
 def _holder(connection: Connection, key: LockKey) -> str:
     row = connection.execute(
         "SELECT a.application_name, a.usename::text, a.client_addr::text, a.pid, a.backend_start::text"

@@ -26,8 +26,6 @@ def test_features_that_are_refused(load, text, path):
     ("text", "effect"),
     [
         (f"{MINIMAL}notifications: {{enabled: true}}\n", "not built yet: notifications are not sent"),
-        (f"{MINIMAL}monitoring: {{metrics_enabled: true}}\n", "not built yet: metrics are not served"),
-        (f"{MINIMAL}monitoring: {{health_check_enabled: true}}\n", "not built yet: health is not served"),
     ],
 )
 def test_features_that_only_warn(load, text, effect):
@@ -44,6 +42,7 @@ def test_features_that_only_warn(load, text, effect):
         with_s3("local_fallback_dir: /x"),
         with_table("lock_type: postgresql"),
         f"{MINIMAL}restore_watermark: {{storage_type: both}}\n",
+        f"{MINIMAL}monitoring: {{metrics_enabled: true, health_check_enabled: true}}\n",
         f"{MINIMAL}compliance: {{enforce_encryption: true}}\n",
     ],
 )
