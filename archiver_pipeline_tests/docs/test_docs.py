@@ -18,6 +18,7 @@ from archiver_pipeline.domain.manifest import KeptDocument, Manifest, ManifestCo
 from archiver_pipeline.domain.protection import ProtectedRange, Protection
 from archiver_pipeline.domain.watermark import RememberedBatch, WatermarkDocument, WatermarkTarget
 from archiver_pipeline_tests.docs.reading import PAGES, ROOT, fenced, prose
+from archiver_pipeline_tests.monitoring.exported import EXPORTED
 
 COMMANDS = typer.main.get_command(app).commands
 OWN_FOLDERS = r"(?:archiver_pipeline|archiver_pipeline_tests|benchmarks|deploy|docs|\.ci)"
@@ -39,7 +40,8 @@ DOCUMENTS = (
     WatermarkDocument,
     WatermarkTarget,
 )
-# Where words in code font may come from that look like keys of the configuration: Dagster's settings and our metadata.
+# Where words in code font may come from that look like keys of the configuration: Dagster's settings, our metadata and
+# what /health says.
 OTHER_SOURCES = (
     "dagster.yaml",
     "archiver_pipeline/orchestration/metadata.py",
@@ -48,6 +50,7 @@ OTHER_SOURCES = (
     "archiver_pipeline/cli/run.py",
     "archiver_pipeline/logs/lines.py",
     "archiver_pipeline/logs/listener.py",
+    "archiver_pipeline/monitoring/health.py",
 )
 # And PostgreSQL's words, and names in examples. Numbers and suffixes are not words.
 OTHER_WORDS = {
@@ -181,6 +184,7 @@ def keys_of_schema() -> set[str]:
 def test_every_configuration_key_exists(page):
     """What looks like a key in code font (`snake_case`, `section.key`, `key: value`) is one, or a word listed here."""
     known = keys_of_schema() | OTHER_WORDS | {name for kind in DOCUMENTS for name in kind.__dataclass_fields__}
+    known |= set(EXPORTED)
     known |= {word for path in OTHER_SOURCES for word in re.findall(r"\w+", (ROOT / path).read_text())}
     for span in code_spans(page.read_text()):
         found = KEY_LIKE.fullmatch(span)
