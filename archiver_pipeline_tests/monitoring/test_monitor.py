@@ -19,7 +19,7 @@ from archiver_pipeline.sandbox.processes import free_port
 from archiver_pipeline.sandbox.s3_server import S3Server
 from archiver_pipeline_tests.cli.workplace import PASSWORD_VARIABLE, SECRET_VARIABLE, Workplace, open_workplace
 from archiver_pipeline_tests.matrix.postgres_versions import postgres_bin_dir
-from archiver_pipeline_tests.monitoring.scraping import again, start_monitor
+from archiver_pipeline_tests.monitoring.scraping import QUICK_SECONDS, again, start_monitor
 from archiver_pipeline_tests.orchestration.table_job import table_job
 from archiver_pipeline_tests.orchestration.test_crash import die_in_the_delete_step
 from archiver_pipeline_tests.plugins.archiving import OLD_ROWS
@@ -141,8 +141,8 @@ def served_addresses(monitored):
 def require_quick_end(monitored):
     began = time.monotonic()
     monitored.process.send_signal(signal.SIGTERM)
-    finished = monitored.workplace.end(monitored.process, within_seconds=5)
-    assert time.monotonic() - began < 2
+    finished = monitored.workplace.end(monitored.process, within_seconds=120)
+    assert time.monotonic() - began < QUICK_SECONDS
     assert finished.code == 0
     assert finished.stderr.splitlines()[0] == f"serving http://127.0.0.1:{monitored.health_port}/health"
 
@@ -217,13 +217,13 @@ def test_an_address_that_is_taken_is_said_at_once(workplace):
         port = taken.getsockname()[1]
         workplace.document["monitoring"] = {"health_check_enabled": True, "health_check_port": port}
         workplace.write()
-        ended = workplace.run("monitor", within_seconds=30)
+        ended = workplace.run("monitor", within_seconds=120)
     assert ended.code == 3
     assert f"127.0.0.1:{port} cannot be served at: Address already in use" in ended.error
     assert "monitoring.health_check_port" in ended.error
 
 
 def test_a_monitor_with_nothing_to_serve_says_what_to_set(workplace):
-    ended = workplace.run("monitor", within_seconds=30)
+    ended = workplace.run("monitor", within_seconds=120)
     assert ended.code == 3
     assert "set monitoring.health_check_enabled or monitoring.metrics_enabled" in ended.error
