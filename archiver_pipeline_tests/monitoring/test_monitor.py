@@ -10,7 +10,9 @@ import dagster as dg
 import psutil
 import pytest
 
+from archiver_pipeline.cli.monitor import monitor
 from archiver_pipeline.domain.restore import RestoreRequest
+from archiver_pipeline.errors import ConfigError
 from archiver_pipeline.orchestration.build import build_definitions
 from archiver_pipeline.orchestration.launch import run_restore_in_process
 from archiver_pipeline.postgres.catalog import table_name
@@ -223,7 +225,8 @@ def test_an_address_that_is_taken_is_said_at_once(workplace):
     assert "monitoring.health_check_port" in ended.error
 
 
-def test_a_monitor_with_nothing_to_serve_says_what_to_set(workplace):
-    ended = workplace.run("monitor", within_seconds=120)
-    assert ended.code == 3
-    assert "set monitoring.health_check_enabled or monitoring.metrics_enabled" in ended.error
+def test_a_monitor_with_nothing_to_serve_says_what_to_set(workplace, monkeypatch):
+    for variable in (PASSWORD_VARIABLE, SECRET_VARIABLE):
+        monkeypatch.setenv(variable, workplace.environment[variable])
+    with pytest.raises(ConfigError, match=r"set monitoring\.health_check_enabled or monitoring\.metrics_enabled"):
+        monitor(workplace.config_path)
