@@ -19,7 +19,13 @@ from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.sandbox.postgres_server import PostgresServer
 from archiver_pipeline.sandbox.processes import free_port
 from archiver_pipeline.sandbox.s3_server import S3Server
-from archiver_pipeline_tests.cli.workplace import PASSWORD_VARIABLE, SECRET_VARIABLE, Workplace, open_workplace
+from archiver_pipeline_tests.cli.workplace import (
+    PASSWORD_VARIABLE,
+    SECRET_VARIABLE,
+    Workplace,
+    Workshop,
+    open_workplace,
+)
 from archiver_pipeline_tests.matrix.postgres_versions import postgres_bin_dir
 from archiver_pipeline_tests.monitoring.scraping import QUICK_SECONDS, again, start_monitor
 from archiver_pipeline_tests.orchestration.table_job import table_job
@@ -164,13 +170,13 @@ def own_servers(postgres_major, tmp_path_factory) -> Iterator[tuple[PostgresServ
 
 
 @pytest.fixture
-def own_workplace(own_servers, tmp_path: Path) -> Iterator[Workplace]:
+def own_workplace(own_servers, tmp_path: Path, workshop: Workshop) -> Iterator[Workplace]:
     """A workplace on servers that a test may stop."""
     postgres, s3 = own_servers
     postgres.create_database("audit")
     database = Database("audit", postgres.host, postgres.port, postgres.user, postgres.password, postgres.dsn("audit"))
     bucket = Bucket(s3.endpoint, "audit", "archives", s3.region, s3.access_key_id, s3.secret_access_key, s3.client())
-    opened = open_workplace(tmp_path, database, bucket)
+    opened = open_workplace(tmp_path, database, bucket, workshop)
     yield next(opened)
     postgres.start()
     s3.start()
