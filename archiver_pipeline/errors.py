@@ -11,6 +11,7 @@ ArchiverError                 2   anything of ours; catch this at the faces
 ├── NetworkError              7   transient: a retry is sensible
 ├── SourceError               2   PostgreSQL said no
 ├── StoreError                2   the object store said no
+├── AlertError                7   a channel did not take an alert; never raised by a run
 ├── VerificationError         2   what was read back is not what was written: never retried
 └── ManifestError             2   unreadable manifest or receipt, or one of an unknown version
 """
@@ -123,6 +124,12 @@ class SourceError(ArchiverError):
 
 class StoreError(ArchiverError):
     """The object store refused or failed a request."""
+
+
+class AlertError(ArchiverError):
+    """A channel did not take an alert. The text holds no URL, no token and nothing a server said that might."""
+
+    exit_code = 7
 
 
 class VerificationError(ArchiverError):

@@ -5,4 +5,5 @@ pytest_plugins = [
     "archiver_pipeline_tests.plugins.archiving",
     "archiver_pipeline_tests.plugins.restoring",
     "archiver_pipeline_tests.plugins.workshop",
+    "archiver_pipeline_tests.plugins.listening",
 ]

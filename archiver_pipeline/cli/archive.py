@@ -9,14 +9,20 @@ import dagster as dg
 
 from archiver_pipeline.cli.console import warn
 from archiver_pipeline.cli.progress import RunListener
+from archiver_pipeline.cli.untold import tell_of_dead_run, telling_of_failed_runs
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
+from archiver_pipeline.domain.alert import Activity
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.archive import archive_windows
 from archiver_pipeline.engine.inventory import DateRange, due_windows
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.orchestration import alert_messages as messages
+from archiver_pipeline.orchestration.alert_messages import RunPlace
+from archiver_pipeline.orchestration.alerting import Alerts, this_host
 from archiver_pipeline.orchestration.build import build_definitions
+from archiver_pipeline.orchestration.history import Failure
 from archiver_pipeline.orchestration.launch import (
     close_dead_runs,
     open_instance,
@@ -87,6 +93,19 @@ class _Drain:
                     return
         except ArchiverError as error:
             self.listener.fail(self._session().name, error)
+            self._tell(error)
+
+    def _tell(self, error: ArchiverError) -> None:
+        """Alert of an error outside of Dagster's runs: those tell of themselves."""
+        name, kind = self._session().name, type(error).__name__
+        if self.instance is None:
+            failure = Failure(kind, str(error), None)
+            alert = messages.failed(Activity.archive, name, failure, RunPlace(host=this_host()))
+        else:
+            alert = messages.could_not_look(name, kind, str(error))
+        alerts = Alerts(self.loaded.notifications)
+        if alerts.enabled:
+            alerts.tell(self.instance, alert)
 
     def _ranges(self) -> Iterator[list[Window]]:
         session = self._session()
@@ -132,7 +151,8 @@ class _Drain:
             log_level=self.log_level,
         )
         if not succeeded and len(self.listener.errors) == known:
-            raise ArchiverError("the run failed outside the engine", hint="run again with --verbose")
+            error = ArchiverError("the run failed outside the engine", hint="run again with --verbose")
+            self.listener.fail(self._session().name, error)
 
     def _session(self) -> ArchiveSession:
         return ArchiveSession(
@@ -153,4 +173,6 @@ def recorded_in(loaded: LoadedConfig, *, direct: bool) -> Iterator[dg.DagsterIns
     with open_instance(loaded.path.parent) as instance:
         for run_id in close_dead_runs(instance):
             warn(f"run {run_id} was killed earlier; what it left open is settled now")
-        yield instance
+            tell_of_dead_run(loaded, instance, run_id)
+        with telling_of_failed_runs(loaded, instance):
+            yield instance

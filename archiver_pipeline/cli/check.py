@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import typer
 
+from archiver_pipeline.cli.alert_state import alert_findings
 from archiver_pipeline.cli.console import output, print_json
 from archiver_pipeline.cli.options import ConfigOption, DatabaseOption, JsonOption, TableOption, open_config
 from archiver_pipeline.config.features import unbuilt_features
@@ -40,6 +41,7 @@ def check(
         Finding(problem.path, Level.failed, problem.message, problem.hint or "", NotBuiltError.exit_code)
         for problem in unbuilt_features(loaded.config)
     ]
+    findings += alert_findings(loaded)
     findings += preflight(loaded, loaded.select_tables(database, table), datetime.now(UTC))
     if as_json:
         print_json([asdict(finding) for finding in findings])

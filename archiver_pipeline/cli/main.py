@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from typer.exceptions import TyperException
 
-from archiver_pipeline.cli import check, cost, listing, monitor, pending, restore, run, validate, wizard
+from archiver_pipeline.cli import alert, check, cost, listing, monitor, pending, restore, run, validate, wizard
 from archiver_pipeline.cli.console import errors
 from archiver_pipeline.cli.demo import demo
 from archiver_pipeline.cli.helping import HelpfulTyper
@@ -53,6 +53,7 @@ app.command("cost")(cost.cost)
 app.command("wizard")(wizard.wizard)
 app.command("upload-pending")(pending.upload_pending)
 app.command("monitor")(monitor.monitor)
+app.command("alert")(alert.alert)
 app.command("demo")(demo)
 
 

@@ -21,8 +21,12 @@ from archiver_pipeline.config.models import (
     Database,
     DataClassification,
     Defaults,
+    Email,
     InheritedSettings,
+    Notifications,
+    Slack,
     Table,
+    Teams,
 )
 from archiver_pipeline.config.problems import did_you_mean
 from archiver_pipeline.config.scalars import path_segment
@@ -82,6 +86,7 @@ class Readable:
     document: Document
     s3: S3
     compliance: Compliance
+    notifications: Notifications
     databases: tuple[WrittenDatabase, ...]
 
     @property
@@ -106,6 +111,7 @@ def cross_problems(document: Document, environ: Mapping[str, str]) -> Iterator[C
     yield from _encryption(readable)
     yield from _store_credentials(readable)
     yield from _missing_secrets(readable, environ)
+    yield from _notifications(readable)
 
 
 def _readable(document: Document) -> Readable:
@@ -116,6 +122,7 @@ def _readable(document: Document) -> Readable:
         document,
         _lenient(S3, _mapping(data.get("s3")), _ANY_STORE),
         _lenient(Compliance, _mapping(data.get("compliance")), {}),
+        _lenient(Notifications, _mapping(data.get("notifications")), {}),
         tuple(_readable_databases(data.get("databases"), defaults)),
     )
 
@@ -297,3 +304,70 @@ def _environment_names(readable: Readable) -> Iterator[tuple[Location, str]]:
             yield (*written.location, "password_env"), database.password_env
         if replica and replica.password_env:
             yield (*written.location, "read_replica", "password_env"), replica.password_env
+
+
+def _notifications(readable: Readable) -> Iterator[ConfigProblem]:
+    """What enabled notifications need. Variables that are not set are only warned about: rows matter more."""
+    written, document = readable.notifications, readable.document
+    if not written.enabled:
+        return
+    yield from _quiet_hours(readable)
+    # A channel that could not be read has its own problem, and is there.
+    raw = _mapping(document.data.get("notifications"))
+    channels = [key for key in ("slack", "teams", "email") if raw.get(key) is not None]
+    enabled = [key for key in channels if (found := getattr(written, key)) is None or found.enabled]
+    if not enabled:
+        hint = "write slack, teams or email"
+        yield document.problem(("notifications", "enabled"), "true, but no channel is written and enabled", hint)
+    for channel, needs in (("slack", _slack_needs), ("teams", _teams_needs), ("email", _email_needs)):
+        model = getattr(written, channel)
+        if channel in enabled and model is not None:
+            for need in needs(model):
+                yield document.problem(("notifications", channel, need[0]), *need[1:])
+
+
+def _quiet_hours(readable: Readable) -> Iterator[ConfigProblem]:
+    start, end = readable.notifications.quiet_hours_start, readable.notifications.quiet_hours_end
+    written = _mapping(readable.document.data.get("notifications"))
+    for key, other in (("quiet_hours_start", "quiet_hours_end"), ("quiet_hours_end", "quiet_hours_start")):
+        if written.get(key) is not None and written.get(other) is None:
+            yield readable.document.problem(("notifications", other), f"required beside {key}")
+    if start is not None and start == end:
+        message = "must differ from quiet_hours_start"
+        hint = "leave both out for no quiet hours; enabled: false sends nothing at all"
+        yield readable.document.problem(("notifications", "quiet_hours_end"), message, hint)
+
+
+_Need = tuple[str, str, str | None]
+
+
+def _slack_needs(slack: Slack) -> Iterator[_Need]:
+    if not (slack.webhook_url or slack.webhook_url_env or slack.token_env):
+        yield "webhook_url_env", "required: neither a webhook nor token_env is written", None
+    if slack.token_env and not slack.channel:
+        yield "channel", "required beside token_env", None
+    if slack.token_env and (slack.webhook_url or slack.webhook_url_env):
+        yield "token_env", "a webhook is written, too", "write one of them"
+    if slack.webhook_url and not _is_web(slack.webhook_url.get_secret_value()):
+        yield "webhook_url", "must be a URL that begins with https://", None
+
+
+def _teams_needs(teams: Teams) -> Iterator[_Need]:
+    if not (teams.webhook_url or teams.webhook_url_env):
+        yield "webhook_url_env", "required: no webhook is written", None
+    if teams.webhook_url and not _is_web(teams.webhook_url.get_secret_value()):
+        yield "webhook_url", "must be a URL that begins with https://", None
+
+
+def _email_needs(email: Email) -> Iterator[_Need]:
+    for key, value in (("smtp_host", email.smtp_host), ("from", email.sender), ("to", email.to)):
+        if not value:
+            yield key, "required for email", None
+    has_password = bool(email.password or email.password_env)
+    if has_password != bool(email.username):
+        missing = "username" if has_password else "password_env"
+        yield missing, "only one half of the credentials is written", "write both, or neither for a server without them"
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("https://", "http://"))

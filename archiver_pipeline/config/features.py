@@ -21,12 +21,11 @@ def unbuilt_features(config: ArchiverConfig) -> tuple[ConfigProblem, ...]:
 def unbuilt_warnings(config: ArchiverConfig) -> tuple[str, ...]:
     """Features that are written but have no effect yet, and without which a run is still safe."""
     asked = {
-        "notifications.enabled": (config.notifications.enabled, "notifications are not sent"),
+        "defaults.parallel_databases": (
+            config.defaults.parallel_databases,
+            "`archiver run` takes one database after the other",
+        )
     }
-    asked["defaults.parallel_databases"] = (
-        config.defaults.parallel_databases,
-        "`archiver run` takes one database after the other",
-    )
     return tuple(f"{path}: not built yet: {effect}" for path, (wanted, effect) in asked.items() if wanted)
 
 

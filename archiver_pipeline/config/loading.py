@@ -21,7 +21,8 @@ from archiver_pipeline.config.effective import (
 )
 from archiver_pipeline.config.enums import Encryption
 from archiver_pipeline.config.features import unbuilt_warnings
-from archiver_pipeline.config.models import ArchiverConfig
+from archiver_pipeline.config.models import ArchiverConfig, Notifications
+from archiver_pipeline.config.notifications import NotificationSettings, notification_settings
 from archiver_pipeline.config.problems import did_you_mean, validation_problems
 from archiver_pipeline.errors import ConfigError, ConfigProblem
 
@@ -38,6 +39,7 @@ class LoadedConfig:
     warnings: tuple[str, ...]
     databases: tuple[DatabaseSettings, ...]
     store: StoreSettings
+    notifications: NotificationSettings
 
     @property
     def tables(self) -> tuple[TableSettings, ...]:
@@ -90,6 +92,7 @@ def locate_config(path: Path | None, environ: Mapping[str, str], cwd: Path) -> P
 def parse_config(content: bytes, path: Path, environ: Mapping[str, str]) -> LoadedConfig:
     """A file's text as `load_config` takes it; `path` is where it lies or will lie. Raises ConfigError."""
     config = _checked(read_document(content, environ), environ)
+    notifications = notification_settings(config, environ, path.parent)
     return LoadedConfig(
         path=path,
         config=config,
@@ -97,10 +100,12 @@ def parse_config(content: bytes, path: Path, environ: Mapping[str, str]) -> Load
             *_plain_secrets(config),
             *_policy_doubts(config),
             *_nested_paths(config),
+            *(f"{key}: {reason}; no alert goes there" for key, reason in notifications.unready),
             *unbuilt_warnings(config),
         ),
         databases=database_settings(config, environ, path.parent),
         store=store_settings(config.s3, environ, path.parent),
+        notifications=notifications,
     )
 
 
@@ -155,6 +160,19 @@ def _plain_secrets(config: ArchiverConfig) -> Iterator[str]:
             yield _plain_secret(f"{place}.read_replica.password", database.read_replica.password_env)
     if config.s3.secret_access_key:
         yield _plain_secret("s3.secret_access_key", config.s3.secret_access_key_env)
+    yield from _plain_alert_secrets(config.notifications)
+
+
+def _plain_alert_secrets(written: Notifications) -> Iterator[str]:
+    """A webhook's URL is a secret: whoever has it may post."""
+    if written.slack and written.slack.webhook_url:
+        yield _plain_secret("notifications.slack.webhook_url", written.slack.webhook_url_env)
+    if written.teams and written.teams.webhook_url:
+        yield _plain_secret("notifications.teams.webhook_url", written.teams.webhook_url_env)
+    if written.email and written.email.password:
+        yield _plain_secret("notifications.email.password", written.email.password_env)
+    if written.email and not written.email.use_tls and (written.email.password or written.email.password_env):
+        yield "notifications.email.use_tls: false sends the password in clear"
 
 
 def _plain_secret(path: str, variable: str | None) -> str:

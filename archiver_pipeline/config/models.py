@@ -28,6 +28,7 @@ from archiver_pipeline.config.enums import (
     WindowSize,
 )
 from archiver_pipeline.config.scalars import (
+    ApiUrl,
     Bucket,
     ByteSize,
     CalendarDay,
@@ -41,11 +42,13 @@ from archiver_pipeline.config.scalars import (
     HourOfDay,
     Identifier,
     Int,
+    MailAddress,
+    MailAddresses,
     Port,
     Prefix,
     Text,
-    TextList,
     Version,
+    WebUrl,
 )
 from archiver_pipeline.config.substitution import Substituted
 
@@ -364,18 +367,23 @@ class Slack(Section):
     """Messages to Slack, by webhook or by bot token."""
 
     enabled: bool = Field(True, description="Send to Slack.")
-    webhook_url: SecretStr | None = Field(None, description="Incoming webhook; prefer webhook_url_env.")
+    webhook_url: SecretStr | None = Field(None, description="Incoming webhook; warns. Prefer webhook_url_env.")
     webhook_url_env: EnvironmentName | None = Field(None, description="Environment variable with it.")
-    token_env: EnvironmentName | None = Field(None, description="Environment variable with a bot token.")
-    channel: Text | None = Field(None, description="Channel, like '#archives'.")
-    username: Text | None = Field(None, description="Name shown as the sender.")
+    token_env: EnvironmentName | None = Field(
+        None, description="Environment variable with a bot token (scope chat:write), instead of a webhook."
+    )
+    channel: Text | None = Field(
+        None, description="Channel, like '#archives', for a bot token; a webhook has its own channel."
+    )
+    username: Text | None = Field(None, description="Name shown as the sender, where Slack allows it.")
+    api_url: ApiUrl = Field("https://slack.com/api/", description="Base URL of Slack's API, for a bot token.")
 
 
 class Teams(Section):
     """Messages to Microsoft Teams."""
 
     enabled: bool = Field(True, description="Send to Teams.")
-    webhook_url: SecretStr | None = Field(None, description="Incoming webhook; prefer webhook_url_env.")
+    webhook_url: SecretStr | None = Field(None, description="URL of a Workflow; warns. Prefer webhook_url_env.")
     webhook_url_env: EnvironmentName | None = Field(None, description="Environment variable with it.")
 
 
@@ -384,13 +392,17 @@ class Email(Section):
 
     enabled: bool = Field(True, description="Send email.")
     smtp_host: Text | None = Field(None, description="SMTP server.")
-    smtp_port: Port = Field(587, description="Its port.")
-    use_tls: bool = Field(True, description="Encrypt with STARTTLS.")
+    smtp_port: Port = Field(587, description="Its port. On 465 TLS begins at once, on others by STARTTLS.")
+    use_tls: bool = Field(True, description="Encrypt, and verify the server's certificate.")
+    implicit_tls: bool | None = Field(None, description="TLS from the first byte. Default: true on port 465.")
+    ca_file: Path | None = Field(
+        None, description="Certificates to trust besides the system's, PEM, for a server with a private one."
+    )
     username: Text | None = Field(None, description="SMTP user.")
     password_env: EnvironmentName | None = Field(None, description="Environment variable with its password.")
-    password: SecretStr | None = Field(None, description="Plain password; prefer password_env.")
-    sender: Text | None = Field(None, alias="from", description="Sender address.")
-    to: TextList = Field((), description="One address or a list.")
+    password: SecretStr | None = Field(None, description="Plain password; warns. Prefer password_env.")
+    sender: MailAddress | None = Field(None, alias="from", description="Sender address.")
+    to: MailAddresses = Field((), description="One address or a list.")
 
 
 class Notifications(Section):
@@ -401,17 +413,30 @@ class Notifications(Section):
     teams: Teams | None = Field(None, description="Microsoft Teams.")
     email: Email | None = Field(None, description="Email.")
     send_on_success: bool = Field(True, description="Tell of success.")
-    send_on_failure: bool = Field(True, description="Tell of failure.")
-    send_on_start: bool = Field(False, description="Tell of the start.")
-    send_on_threshold: bool = Field(False, description="Tell when more rows are eligible than threshold_rows.")
-    threshold_rows: Annotated[Int, Field(ge=1)] | None = Field(None, description="For send_on_threshold.")
-    digest_mode: bool = Field(False, description="One summary a day instead of a message per run.")
+    send_on_failure: bool = Field(True, description="Tell of failure, and of findings of a validation.")
+    send_on_start: bool = Field(False, description="Tell of the start, once it is planned.")
+    send_on_threshold: bool = Field(False, description="Tell of runs far from the table's usual, and of backlogs.")
+    threshold_rows: Annotated[Int, Field(ge=1)] | None = Field(
+        None, description="More eligible rows than this after a run are a threshold, too."
+    )
+    threshold_factor: Annotated[Float, Field(gt=1, le=1000)] = Field(
+        5.0, description="How many times more or less than the table's median is far from usual."
+    )
+    threshold_min_runs: Annotated[Int, Field(ge=2, le=1000)] = Field(
+        5, description="Past runs without which nothing is usual."
+    )
+    digest_mode: bool = Field(False, description="One summary a day instead of a message per success and start.")
     digest_hour: HourOfDay = Field(9, description="Hour of the digest, UTC.")
     rate_limit_hours: Annotated[Float, Field(ge=0, le=8760)] = Field(
-        0.0, description="Hours before a message of the same kind is repeated."
+        0.0, description="Hours before a message of the same table and kind is repeated; 0 repeats each."
     )
-    quiet_hours_start: HourOfDay | None = Field(None, description="First quiet hour, UTC, 0 to 23.")
-    quiet_hours_end: HourOfDay | None = Field(None, description="First hour after them, 0 to 23.")
+    quiet_hours_start: HourOfDay | None = Field(
+        None, description="First quiet hour, UTC, 0 to 23: only failures are sent."
+    )
+    quiet_hours_end: HourOfDay | None = Field(
+        None, description="First hour after them, 0 to 23: what was held back is then told."
+    )
+    dagster_url: WebUrl | None = Field(None, description="Address of Dagster's UI, for links to runs.")
 
 
 class Dagster(Section):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime
+from email.utils import getaddresses
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -107,6 +108,23 @@ def _endpoint(value: str) -> str:
     return value.rstrip("/")
 
 
+def _web_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", value):
+        raise ValueError("must be a URL like https://host:port/path, without credentials and without a query")
+    return value.rstrip("/")
+
+
+def _api_url(value: str) -> str:
+    return f"{_web_url(value)}/"
+
+
+def _mail_address(value: str) -> str:
+    found = [address for _, address in getaddresses([value])]
+    if len(found) != 1 or not re.fullmatch(r"[^@\s]+@[^@\s]+", found[0]) or not value.isprintable():
+        raise ValueError("must be one address like archiver@example.com, or Name <archiver@example.com>")
+    return value
+
+
 def _environment_name(value: str) -> str:
     if not _ENVIRONMENT_NAME.fullmatch(value):
         raise ValueError("must be the NAME of an environment variable, not its value")
@@ -142,10 +160,13 @@ ColumnNames = Annotated[
     Field(min_length=1),
     AfterValidator(_distinct),
 ]
-TextList = Annotated[tuple[Text, ...], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 Bucket = Annotated[str, AfterValidator(_bucket)]
 EndpointUrl = Annotated[str, AfterValidator(_endpoint)]
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+ApiUrl = Annotated[str, AfterValidator(_api_url)]
+MailAddress = Annotated[str, AfterValidator(_mail_address)]
+MailAddresses = Annotated[tuple[MailAddress, ...], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
 Port = Annotated[Int, Field(ge=1, le=65535)]
 HourOfDay = Annotated[Int, Field(ge=0, le=23)]

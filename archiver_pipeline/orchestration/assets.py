@@ -10,6 +10,8 @@ from archiver_pipeline.domain.windows import (
     partition_end_offset,
     start_of_day,
 )
+from archiver_pipeline.orchestration.alert_hooks import table_failure_hooks, table_start_hooks, table_success_hooks
+from archiver_pipeline.orchestration.alerting import Alerts
 from archiver_pipeline.orchestration.names import asset_key, asset_name, plain_name
 from archiver_pipeline.orchestration.ops import CHECK_NOTHING_LEFT, CHECK_VERIFIED, StepOps
 
@@ -22,20 +24,21 @@ _CRON = {
 }
 
 
-def table_asset(settings: TableSettings) -> dg.AssetsDefinition:
+def table_asset(settings: TableSettings, alerts: Alerts) -> dg.AssetsDefinition:
     """The asset of a table: its partitions are the windows older than retention, its ops the steps in order."""
     ops = StepOps(settings)
     name = asset_name(settings)
     key = asset_key(settings)
 
     def steps() -> dict[str, object]:
-        plan = ops.plan().alias("plan")()
+        plan = ops.plan().alias("plan").with_hooks(set(table_start_hooks(alerts, settings)))()
         extracted = ops.extract().alias("extract")(plan)
         compressed = ops.compress().alias("compress")(extracted)
         uploaded = ops.upload().alias("upload")(compressed)
         verified = ops.verify().alias("verify")(uploaded)
         deleted = ops.delete().alias("delete")(verified)
-        result, is_verified, nothing_left = ops.report().alias("report")(deleted)
+        report = ops.report().alias("report").with_hooks(set(table_success_hooks(alerts, settings)))
+        result, is_verified, nothing_left = report(deleted)
         return {
             "result": result,
             f"{name}_{CHECK_VERIFIED}": is_verified,
@@ -50,6 +53,7 @@ def table_asset(settings: TableSettings) -> dg.AssetsDefinition:
         group_name=plain_name(settings.database),
         kinds={"postgres", "s3"},
         tags={"archiver/window": str(settings.window)},
+        hooks=table_failure_hooks(alerts, settings),
         check_specs=[
             dg.AssetCheckSpec(CHECK_VERIFIED, asset=key, description="Objects read back equal the rows extracted."),
             dg.AssetCheckSpec(CHECK_NOTHING_LEFT, asset=key, description="No eligible row remains in the window."),

@@ -9,11 +9,14 @@ from archiver_pipeline.config.features import unbuilt_features
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.engine.progress import Progress, SilentProgress
 from archiver_pipeline.errors import NotBuiltError
+from archiver_pipeline.orchestration.alerting import Alerts
 from archiver_pipeline.orchestration.assets import table_asset
+from archiver_pipeline.orchestration.digest import alert_jobs, alert_schedules
 from archiver_pipeline.orchestration.restoring import restore_job, restored_asset, retrieval_sensor
 from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, runtime_resource
 from archiver_pipeline.orchestration.sensors import due_sensor, nightly_schedule
 from archiver_pipeline.orchestration.step_outputs import StepOutputsInStore
+from archiver_pipeline.orchestration.untold import untold_sensor
 from archiver_pipeline.orchestration.validation import archives_asset, archives_check, validate_job, validate_schedule
 
 
@@ -23,21 +26,27 @@ def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] 
     Raises NotBuiltError when the configuration asks for a feature that this version would silently leave out.
     """
     refuse_unbuilt(config)
+    alerts = Alerts(config.notifications)
     return dg.Definitions(
         assets=[
-            *(table_asset(table) for table in config.tables),
+            *(table_asset(table, alerts) for table in config.tables),
             *(archives_asset(table) for table in config.tables),
-            *(restored_asset(config, database) for database in config.databases),
+            *(restored_asset(config, database, alerts) for database in config.databases),
         ],
-        asset_checks=[archives_check(table) for table in config.tables],
-        jobs=[job for database in config.databases for job in (restore_job(database), validate_job(database))],
+        asset_checks=[archives_check(table, alerts) for table in config.tables],
+        jobs=[
+            *(job for database in config.databases for job in (restore_job(database), validate_job(database))),
+            *alert_jobs(config, alerts),
+        ],
         sensors=[
             *(due_sensor(config, database) for database in config.databases),
             *(retrieval_sensor(config, database) for database in config.databases),
+            *([untold_sensor(config, alerts)] if alerts.enabled else []),
         ],
         schedules=[
             *(nightly_schedule(config, database) for database in config.databases),
             *(validate_schedule(database) for database in config.databases),
+            *alert_schedules(alerts),
         ],
         resources={RESOURCE_KEY: runtime_resource(config, progress), **_step_outputs(config)},
         executor=dg.in_process_executor,

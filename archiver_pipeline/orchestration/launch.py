@@ -46,6 +46,11 @@ def open_instance(folder: Path) -> dg.DagsterInstance:
     return _open_alone(lambda: dg.DagsterInstance.from_config(str(home)), home)
 
 
+def has_instance(folder: Path) -> bool:
+    """Whether `open_instance` would find an instance, and not make one."""
+    return bool(os.environ.get("DAGSTER_HOME")) or Path("dagster.yaml").exists() or (folder / ".dagster").exists()
+
+
 def _open_alone(open_it: Callable[[], dg.DagsterInstance], home: Path) -> dg.DagsterInstance:
     """Open an instance while no other command does: two that create the tables of one SQLite file fail each other."""
     with contextlib.ExitStack() as held:
@@ -141,6 +146,13 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         instance.report_run_failed(run, "The process of this run was killed; the next run settles what it left open.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in dead]
+
+
+def failed_runs_of_this_process(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Failed runs that this process executed itself."""
+    tags = {PROCESS_TAG: _this_process()}
+    runs = instance.get_runs(dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.FAILURE]))
+    return [run for run in runs if process_of(run) is not None]
 
 
 def ranges_of(windows: Iterator[Window]) -> Iterator[list[Window]]:

@@ -89,6 +89,7 @@ class StepOps:
             session = _session(context, settings)
             with engine_errors(context, session):
                 report = report_archive(session, before)
+            _runtime(context).reports[settings] = report
             for kept in (*report.kept, *report.kept_before):
                 context.log.warning(str(kept))
             context.log.info(f"report: {report.rows} rows archived, {report.left_behind_rows} left behind")
@@ -186,5 +187,9 @@ def _failure(session: Session, error: ArchiverError) -> dg.Failure:
 
 
 def _session(context: dg.AssetExecutionContext, settings: TableSettings) -> ArchiveSession:
+    return _runtime(context).session(settings)
+
+
+def _runtime(context: dg.AssetExecutionContext) -> ArchiverRuntime:
     runtime: ArchiverRuntime = getattr(context.resources, RESOURCE_KEY)
-    return runtime.session(settings)
+    return runtime

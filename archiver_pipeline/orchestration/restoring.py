@@ -25,6 +25,8 @@ from archiver_pipeline.engine.restore import Restoration, report_restore, restor
 from archiver_pipeline.engine.retrieval import readiness_of
 from archiver_pipeline.engine.selection import Selection, select_archives
 from archiver_pipeline.errors import ArchiverError, ConfigError
+from archiver_pipeline.orchestration.alert_hooks import restore_failure_hooks, restore_success_hooks
+from archiver_pipeline.orchestration.alerting import Alerts
 from archiver_pipeline.orchestration.names import plain_name, pool_of
 from archiver_pipeline.orchestration.ops import engine_errors
 from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, ArchiverRuntime
@@ -129,12 +131,13 @@ def restore_run_config(database: DatabaseSettings, config: RestoreConfig) -> dic
     return {"ops": {_name(database): {"ops": {"select": {"config": _plain(config)}}}}}
 
 
-def restored_asset(config: LoadedConfig, database: DatabaseSettings) -> dg.AssetsDefinition:
+def restored_asset(config: LoadedConfig, database: DatabaseSettings, alerts: Alerts) -> dg.AssetsDefinition:
     """The asset of a database's restored rows: its ops are the steps of a restore."""
     select, restore, report = _select_op(config, database), _restore_op(database), _report_op(database)
 
     def steps() -> Any:
-        return report.alias("report")(restore.alias("restore")(select.alias("select")()))
+        told = report.alias("report").with_hooks(set(restore_success_hooks(alerts, database)))
+        return told(restore.alias("restore")(select.alias("select")()))
 
     return dg.graph_asset(
         name="restored",
@@ -142,6 +145,7 @@ def restored_asset(config: LoadedConfig, database: DatabaseSettings) -> dg.Asset
         description=f"Rows brought back from the store into {database.id}. Say in the launchpad what to restore.",
         group_name=plain_name(database.id),
         kinds={"postgres", "s3"},
+        hooks=restore_failure_hooks(alerts, database),
     )(steps)
 
 
@@ -269,6 +273,7 @@ def _report_op(database: DatabaseSettings) -> dg.OpDefinition:
         session = _runtime(context).restore_session(restoration.selection.request)
         with engine_errors(context, session):
             report = report_restore(session, restoration)
+        _runtime(context).restored = report
         for warning in report.warnings:
             context.log.warning(warning)
         _note_waiting(context, database, report)

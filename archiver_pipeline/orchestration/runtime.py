@@ -7,8 +7,11 @@ import dagster as dg
 
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
-from archiver_pipeline.domain.restore import RestoreRequest
+from archiver_pipeline.domain.restore import RestoreReport, RestoreRequest
+from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.domain.validation import ValidationReport
 from archiver_pipeline.engine.progress import Progress, SilentProgress
+from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.engine.restore_session import RestoreSession
 from archiver_pipeline.engine.session import ArchiveSession
 
@@ -16,7 +19,10 @@ RESOURCE_KEY = "archiver"
 
 
 class ArchiverRuntime:
-    """Sessions of one run, by table. The in-process executor keeps one runtime for all ops of a run."""
+    """Sessions of one run, by table. The in-process executor keeps one runtime for all ops of a run.
+
+    `reports`, `validations` and `restored` are what ops have reported so far, for hooks to tell of.
+    """
 
     def __init__(self, config: LoadedConfig, run_id: str, progress: Progress) -> None:
         self._config = config
@@ -24,6 +30,9 @@ class ArchiverRuntime:
         self._progress = progress
         self._sessions: dict[TableSettings, ArchiveSession] = {}
         self._restore_sessions: dict[RestoreRequest, RestoreSession] = {}
+        self.reports: dict[TableSettings, ArchiveReport] = {}
+        self.validations: dict[TableSettings, ValidationReport] = {}
+        self.restored: RestoreReport | None = None
 
     def session(self, settings: TableSettings) -> ArchiveSession:
         """The run's session of a table. It holds the table lock until the run ends."""
@@ -44,6 +53,11 @@ class ArchiverRuntime:
                 self._config, request, run_id=self._run_id, progress=self._progress
             )
         return self._restore_sessions[request]
+
+    @property
+    def restore_target(self) -> TableName | None:
+        """Where the run restores to, as far as it got to know."""
+        return next((request.target for request in self._restore_sessions), None)
 
     def close(self) -> None:
         for session in self._sessions.values():

@@ -13,6 +13,8 @@ from pydantic import Field, field_validator
 from archiver_pipeline.config.effective import DatabaseSettings, TableSettings
 from archiver_pipeline.domain.validation import Finding, ValidationReport, ValidationRequest
 from archiver_pipeline.engine.validate import validate_table
+from archiver_pipeline.orchestration.alert_hooks import validation_hooks
+from archiver_pipeline.orchestration.alerting import Alerts
 from archiver_pipeline.orchestration.names import asset_key, asset_name, plain_name, pool_of
 from archiver_pipeline.orchestration.ops import engine_errors
 from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, ArchiverRuntime
@@ -94,7 +96,7 @@ def archives_asset(settings: TableSettings) -> dg.AssetSpec:
     )
 
 
-def archives_check(settings: TableSettings) -> dg.AssetChecksDefinition:
+def archives_check(settings: TableSettings, alerts: Alerts) -> dg.AssetChecksDefinition:
     """The check of one table's archives. A validation that could not look fails the run; it never passes."""
 
     def archives_valid(context: dg.AssetCheckExecutionContext, config: ValidateConfig) -> dg.AssetCheckResult:
@@ -102,6 +104,7 @@ def archives_check(settings: TableSettings) -> dg.AssetChecksDefinition:
         session = runtime.session(settings)
         with engine_errors(context.op_execution_context, session):
             report = validate_table(session, request_of(config, datetime.now(UTC)))
+        runtime.validations[settings] = report
         for warning in report.warnings:
             context.log.warning(warning)
         return check_result(report)
@@ -113,7 +116,9 @@ def archives_check(settings: TableSettings) -> dg.AssetChecksDefinition:
         required_resource_keys={RESOURCE_KEY},
         pool=pool_of(settings.database),
     )
-    return decorate(archives_valid)
+    check: Any = decorate(archives_valid)
+    told: dg.AssetChecksDefinition = check.with_hooks(validation_hooks(alerts, settings))
+    return told
 
 
 def check_result(report: ValidationReport) -> dg.AssetCheckResult:

@@ -31,7 +31,13 @@ def test_json_holds_the_same_findings(workplace):
     found = workplace.run("check", "--json")
     assert found.code == 0
     assert {finding["level"] for finding in found.json} == {"ok"}
-    assert {finding["subject"].split()[0] for finding in found.json} == {"config", "store", "database", "table"}
+    assert {finding["subject"].split()[0] for finding in found.json} == {
+        "config",
+        "alerts",
+        "store",
+        "database",
+        "table",
+    }
 
 
 def test_each_bad_table_is_named_with_what_to_do(workplace):

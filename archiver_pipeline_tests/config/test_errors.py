@@ -19,6 +19,7 @@ EXIT_CODES = {
     "NetworkError": 7,
     "SourceError": 2,
     "StoreError": 2,
+    "AlertError": 7,
     "VerificationError": 2,
     "ManifestError": 2,
 }

@@ -23,18 +23,6 @@ def test_features_that_are_refused(load, text, path):
 
 
 @pytest.mark.parametrize(
-    ("text", "effect"),
-    [
-        (f"{MINIMAL}notifications: {{enabled: true}}\n", "not built yet: notifications are not sent"),
-    ],
-)
-def test_features_that_only_warn(load, text, effect):
-    loaded = load(text)
-    assert unbuilt_features(loaded.config) == ()
-    assert [warning.partition(": ")[2] for warning in loaded.warnings] == [effect]
-
-
-@pytest.mark.parametrize(
     "text",
     [
         MINIMAL,
