@@ -15,7 +15,7 @@ from archiver_pipeline.domain.alert import Alert
 from archiver_pipeline.errors import AlertError, ConfigError
 from archiver_pipeline.notify.email import alert_text
 from archiver_pipeline.orchestration import alert_messages as messages
-from archiver_pipeline.orchestration.alerting import Alerts, Delivery, this_host
+from archiver_pipeline.orchestration.alerting import SILENT, Alerts, Delivery, this_host
 from archiver_pipeline.orchestration.digest import make_digest, send_digest
 from archiver_pipeline.orchestration.launch import open_instance
 
@@ -25,16 +25,6 @@ class Action(StrEnum):
 
     test = "test"
     digest = "digest"
-
-
-class _Silent:
-    """The outcome is printed once, by the command itself."""
-
-    def info(self, msg: str) -> None:
-        pass
-
-    def warning(self, msg: str) -> None:
-        pass
 
 
 def alert(
@@ -75,7 +65,7 @@ def _test(loaded: LoadedConfig, alerts: Alerts, dry_run: bool) -> tuple[Alert, t
     message = messages.trial(this_host())
     if dry_run:
         return message, ()
-    deliveries = alerts.deliver(message, log=_Silent())
+    deliveries = alerts.deliver(message, log=SILENT)
     _remember(loaded, alerts, deliveries)
     return message, deliveries
 
@@ -84,7 +74,7 @@ def _remember(loaded: LoadedConfig, alerts: Alerts, deliveries: tuple[Delivery, 
     """So that a channel that was mended is no longer reported as failing. Works without Dagster's storage, too."""
     try:
         with open_instance(loaded.path.parent) as instance:
-            alerts.record(instance, deliveries, datetime.now(UTC), log=_Silent())
+            alerts.record(instance, deliveries, datetime.now(UTC), log=SILENT)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the storage, the test of the channels is done.
         warn(f"the outcome could not be remembered in Dagster's storage: {type(error).__name__}")
 
@@ -94,7 +84,7 @@ def _digest(loaded: LoadedConfig, alerts: Alerts, dry_run: bool) -> tuple[Alert,
     with open_instance(loaded.path.parent) as instance:
         if dry_run:
             return make_digest(loaded, instance, now), ()
-        return send_digest(loaded, alerts, instance, now, log=_Silent())
+        return send_digest(loaded, alerts, instance, now, log=SILENT)
 
 
 def _print(alerts: Alerts, message: Alert, deliveries: tuple[Delivery, ...], *, dry_run: bool, as_json: bool) -> None:

@@ -29,6 +29,19 @@ class Log(Protocol):
     def warning(self, msg: str) -> None: ...
 
 
+class _SilentLog:
+    """For who tells the outcome in another way."""
+
+    def info(self, msg: str) -> None:
+        pass
+
+    def warning(self, msg: str) -> None:
+        pass
+
+
+SILENT = _SilentLog()
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What became of a message by one channel; `error` is None when it was taken."""
@@ -98,7 +111,11 @@ class Alerts:
             if one.error is None:
                 log.info(f"alert sent by {one.channel}: {alert.title}")
             else:
-                log.warning(f"alert not sent by {one.channel}: {one.error} (message: {alert.title})")
+                text = f"alert not sent by {one.channel}: {one.error} (message: {alert.title})"
+                log.warning(text)
+                # A run's log is not on the terminal of who runs a command.
+                if log is not _LOG and not isinstance(log, _SilentLog):
+                    _LOG.warning(text)
         return deliveries
 
     def record(

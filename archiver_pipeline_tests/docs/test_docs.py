@@ -71,6 +71,10 @@ OTHER_WORDS = {
     "public",
     "archiver_pipeline",
     "restore_watermarks",
+    "alert_of_dead_runs",
+    "daily_alert_after_quiet_hours",
+    "daily_alert_digest",
+    "slack_sdk",
 }
 KEY_LIKE = re.compile(
     r"(?!test_|.*\.(?:py|yaml|gz|json)$)(?P<key>[a-z][a-z0-9]*(?:[_.][a-z0-9]+)*)(?P<value>: .*)?", re.ASCII

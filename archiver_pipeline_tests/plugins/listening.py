@@ -130,10 +130,7 @@ class SmtpListener:
             auth_require_tls=context is not None and not implicit_tls,
         )
         self._controller.start()
-
-    @property
-    def port(self) -> int:
-        return self._controller.server.sockets[0].getsockname()[1]
+        self.port: int = self._controller.port
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         if self.refusals:
