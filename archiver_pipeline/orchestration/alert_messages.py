@@ -257,6 +257,44 @@ def could_not_look(table: TableName, error: str, message: str) -> Alert:
     )
 
 
+def look_subject(database_id: str) -> str:
+    """What messages about looks of sensors and schedules are about."""
+    return f"looks for due rows in {database_id}"
+
+
+def not_looked(database_id: str, problems: Sequence[tuple[str, Exception]]) -> Alert:
+    """A sensor or schedule could not ask tables what is due."""
+    kinds = sorted({type(error).__name__ for _, error in problems})
+    more = len(problems) - _SHOWN
+    return Alert(
+        kind=AlertKind.failed,
+        severity=Severity.error,
+        activity=Activity.archive,
+        subject=look_subject(database_id),
+        reason="+".join(kinds),
+        title=f"{database_id} could not be asked what is due: {error_words(kinds[0])}",
+        happened="The sensor or schedule made no run for:",
+        lines=(*(f"{name}: {error}" for name, error in problems[:_SHOWN]), *([f"and {more} more"] if more > 0 else [])),
+        safety="Yes. Nothing was read, and nothing was deleted.",
+        next_steps=(
+            f"What is wrong: archiver check --database {database_id}",
+            "Nothing else: it asks again by itself.",
+        ),
+    )
+
+
+def looked_again(database_id: str) -> Alert:
+    """The all-clear to `not_looked`."""
+    return Alert(
+        kind=AlertKind.succeeded,
+        severity=Severity.good,
+        activity=Activity.archive,
+        subject=look_subject(database_id),
+        title=f"{database_id} can be asked again what is due",
+        happened="The sensor or schedule could ask every table.",
+    )
+
+
 def held_back(held: Sequence[HeldBack]) -> Alert:
     """What quiet hours held back."""
     return Alert(

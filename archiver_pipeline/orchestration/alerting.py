@@ -4,8 +4,8 @@ import logging
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import dagster as dg
@@ -80,12 +80,21 @@ class Alerts:
     def enabled(self) -> bool:
         return self.settings.enabled
 
-    def tell(self, instance: dg.DagsterInstance | None, alert: Alert, *, log: Log = _LOG) -> Told:
-        """Send the message, or hold it back, by policy and by what was told before. Without an instance nothing is
-        remembered, so nothing is held back as a repetition."""
+    def tell(
+        self,
+        instance: dg.DagsterInstance | None,
+        alert: Alert,
+        *,
+        log: Log = _LOG,
+        at_most_every: timedelta = timedelta(),
+    ) -> Told:
+        """Send the message, or hold it back, by policy and by what was told before; never the same twice within
+        `at_most_every`. Without an instance nothing is remembered, so nothing is held back as a repetition."""
         now = datetime.now(UTC)
         memory = self._memory(instance, alert, log)
-        verdict = judge(self.settings.policy, memory, alert, now)
+        policy = self.settings.policy
+        limited = replace(policy, rate_limit=max(policy.rate_limit, at_most_every))
+        verdict = judge(limited, memory, alert, now)
         after = memory.seeing(alert, now)
         deliveries: tuple[Delivery, ...] = ()
         if verdict is Verdict.send:

@@ -229,7 +229,11 @@ def _parts(day: TableDay) -> Iterator[str]:
 def _subjects(config: LoadedConfig) -> list[str]:
     """All that messages can be about."""
     tables = [str(table_name(table)) for table in config.tables]
-    return [*tables, *(messages.restore_subject(database.id) for database in config.databases)]
+    return [
+        *tables,
+        *(messages.restore_subject(database.id) for database in config.databases),
+        *(messages.look_subject(database.id) for database in config.databases),
+    ]
 
 
 def _held(config: LoadedConfig, instance: dg.DagsterInstance) -> list[HeldBack]:

@@ -5,7 +5,6 @@ window. Both are stopped until a person starts them. A tick that fails, or finds
 """
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,8 @@ from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.due import DueCursor, DueLimits, DueLook, look_for_due
 from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.orchestration.alert_looks import tell_of_look, tell_of_whole_look
+from archiver_pipeline.orchestration.alerting import Alerts
 from archiver_pipeline.orchestration.names import asset_key, plain_name
 
 DATABASE_TAG = "archiver/database"
@@ -59,7 +60,7 @@ def due_sensor(config: LoadedConfig, database: DatabaseSettings) -> dg.SensorDef
         if room < _RUNS_AT_MOST // 2:
             return dg.SensorResult(skip_reason=f"{idle.unfinished_runs} runs of {database.id} are not finished yet")
         cursor = _cursor_of(context.cursor)
-        look = _look(config, database, idle, _limits(room, _WINDOWS_PER_TICK), cursor, context.log)
+        look = _look(config, database, idle, _limits(room, _WINDOWS_PER_TICK), cursor, context)
         requests = [_request(table, window) for table, window in look.windows]
         return dg.SensorResult(
             run_requests=requests,
@@ -85,7 +86,7 @@ def nightly_schedule(config: LoadedConfig, database: DatabaseSettings) -> dg.Sch
         idle = _idle_tables(context.instance, database)
         limits = _limits(_RUNS_PER_NIGHT, _WINDOWS_PER_NIGHT)
         cursor = _cursor_of_night(database, context.scheduled_execution_time)
-        look = _look(config, database, idle, limits, cursor, context.log)
+        look = _look(config, database, idle, limits, cursor, context)
         requests = [_request(table, window) for table, window in look.windows]
         return requests or dg.SkipReason(_nothing_due(database, idle, look))
 
@@ -158,20 +159,26 @@ def _look(
     idle: _Idle,
     limits: DueLimits,
     cursor: DueCursor,
-    log: logging.Logger,
+    context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext,
 ) -> DueLook:
     """One look at the idle tables. A table that cannot be asked is an error in the log. Fails when nothing was found
     and something could not be asked, because not having looked is not the same as nothing due."""
     if not idle.tables:
         return DueLook((), (), 0, cursor)
+    alerts, instance, log = Alerts(config.notifications), context.instance, context.log
     try:
         look = look_for_due(database, config.store, idle.tables, limits, cursor)
     except ArchiverError as error:
+        tell_of_look(alerts, instance, database.id, [(database.id, error)], log=log)
         raise dg.Failure(f"could not look for due rows: {database.id}: {error}") from error
     for name, problem in look.problems:
         log.error("%s: %s", name, problem)
     if look.looked_at < len(idle.tables):
         log.warning("time for %s of %s tables; the others are next", look.looked_at, len(idle.tables))
+    if look.problems:
+        tell_of_look(alerts, instance, database.id, look.problems, log=log)
+    elif look.looked_at == len(idle.tables):
+        tell_of_whole_look(alerts, instance, database.id, log=log)
     if look.problems and not look.windows:
         raise dg.Failure("could not look for due rows: " + _told(look.problems))
     return look

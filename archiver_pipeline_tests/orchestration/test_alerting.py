@@ -14,10 +14,12 @@ from archiver_pipeline.domain.alert import Activity, Alert, AlertKind, Severity
 from archiver_pipeline.domain.alert_policy import Verdict
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.engine.backlog import Backlog
+from archiver_pipeline.orchestration.alert_looks import tell_of_whole_look
 from archiver_pipeline.orchestration.alert_thresholds import Past, unusual_of
 from archiver_pipeline.orchestration.alerting import Alerts
 from archiver_pipeline.orchestration.build import build_definitions
 from archiver_pipeline.orchestration.digest import send_held
+from archiver_pipeline.orchestration.sensors import due_sensor
 from archiver_pipeline_tests.orchestration.documents import config_of, database, table
 from archiver_pipeline_tests.orchestration.test_alerts import NAME, texts
 from archiver_pipeline_tests.plugins.listening import Answer
@@ -93,6 +95,18 @@ def test_a_broken_storage_of_dagster_does_not_stop_a_failure_from_being_told(ale
     assert (told.summary, len(listener.posted)) == ("sent", 1)
     assert "what was told before could not be read: OSError" in caplog.text
     assert "secret-of-storage" not in caplog.text
+
+
+def test_a_sensor_that_cannot_ask_tells_once_an_hour(alerting, memory, listener):
+    config = alerting(quiet_hours_start=0, quiet_hours_end=23)
+    sensor = due_sensor(config, config.databases[0])
+    for _ in range(2):
+        with pytest.raises(dg.Failure):
+            sensor(dg.build_sensor_context(instance=memory))
+    assert listener.titles == ["appdb could not be asked what is due: database or store can't be reached"]
+    tell_of_whole_look(Alerts(alerting().notifications), memory, "appdb", log=LOG)
+    tell_of_whole_look(Alerts(alerting().notifications), memory, "appdb", log=LOG)
+    assert listener.titles[1:] == ["appdb can be asked again what is due"]
 
 
 def test_jobs_and_schedules_are_there_when_they_are_wanted(alerting):
