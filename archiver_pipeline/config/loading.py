@@ -114,7 +114,7 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_DOCUMENT_BYTES + 1)
     except FileNotFoundError:
-        hint = "copy archiver.example.yaml, or run `make demo` to see it work first"
+        hint = "`archiver wizard` makes one, archiver.example.yaml is one; `make demo` shows it work first"
         raise ConfigError("there is no such configuration file", hint=hint) from None
     except OSError as error:
         raise ConfigError(f"can't be read: {error.strerror}") from None

@@ -32,7 +32,7 @@ def test_flags_alone_write_a_file_that_check_passes(wizardry):
         ("public", "audit_logs"),
     }
     assert "archiver run --config shop.yaml --dry-run" in found.stdout
-    dry = wizardry.inside("run", "--config", "shop.yaml", "--dry-run", "--table", "audit_logs")
+    dry = wizardry.place.run("run", "--config", "shop.yaml", "--dry-run", "--table", "audit_logs")
     assert "Dry run: nothing was changed" in dry.stdout
     assert "not recommended: foreign keys of public.orders refer to its rows" in found.stdout
     for refused in (

@@ -1,20 +1,13 @@
 """A database to be discovered, and the wizard run on it: with flags, or by somebody who types at a real terminal."""
 
-import io
-import os
-import signal
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pexpect
-import pytest
 import yaml
 
-from archiver_pipeline.cli.main import main
 from archiver_pipeline_tests.cli.workplace import PASSWORD_VARIABLE, Finished, Workplace, archiver_script
 
 ACCESS_VARIABLE = "TEST_S3_ACCESS"
@@ -89,26 +82,10 @@ class Wizardry:
         ]
 
     def run(self, *more: str, **changed: str | None) -> Finished:
-        found = self.inside("wizard", "--non-interactive", *self.flags(**changed), *more)
-        self.place.require_no_secret("the output", (found.stdout + found.stderr).encode())
-        return found
+        return self.place.run("wizard", "--non-interactive", *self.flags(**changed), *more)
 
     def check(self) -> Finished:
-        return self.inside("check", "--config", self.output.name)
-
-    def inside(self, *arguments: str) -> Finished:
-        """A command run in this process, which spares the time to start one."""
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.chdir(self.place.folder)
-            patch.setattr(sys, "argv", ["archiver", *arguments])
-            patch.setattr(os, "environ", self.place.environment)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        return Finished(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+        return self.place.run("check", "--config", self.output.name)
 
     def sit_down(self, *arguments: str) -> "pexpect.spawn[str]":
         """The wizard at a terminal of 100 columns."""
