@@ -33,6 +33,7 @@ _REFUSED_SHOWN = 10
 _MOST_RETENTION_DAYS = 36_500
 _ACCESS_KEY_VARIABLE = "ARCHIVER_S3_ACCESS_KEY"
 _SECRET_KEY_VARIABLE = "ARCHIVER_S3_SECRET_KEY"  # noqa: S105
+_HARMLESS_NAME = re.compile(r"\w{1,63}", re.ASCII)
 _NO_STORE = DraftStore("placeholder", None, "us-east-1", "", StorageClass.STANDARD)
 _PLACEHOLDER = DraftTable(schema="public", name="placeholder", timestamp_column="placeholder")
 
@@ -348,9 +349,15 @@ def _discovery(known: _Wizard) -> Discovery:
     """Look at all tables. Raises PreflightError when none can be archived."""
     source = known.source()
 
+    usual = known.loaded().tables[0]
+
     def settings_of(found: FoundTable, column: TimeColumn) -> TableSettings:
+        names = (found.schema, found.table, column.name)
+        if all(map(_HARMLESS_NAME.fullmatch, names)):
+            # Reading the whole draft again for each of a thousand tables takes longer than looking at them.
+            return replace(usual, schema=found.schema, table=found.table, timestamp_column=column.name)
         try:
-            return known.loaded(DraftTable(found.schema, found.table, column.name)).tables[0]
+            return known.loaded(DraftTable(*names)).tables[0]
         except ConfigError as error:
             # Everything else was tried before, so it is the names that a configuration cannot hold.
             raise ConfigError("its name " + "; ".join(one.message for one in error.problems)) from None

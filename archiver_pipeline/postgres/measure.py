@@ -32,20 +32,21 @@ def measure_table(connection: Connection, shape: TableShape, retention_days: int
     indexed = has_index_on(connection, shape.name, shape.timestamp_column)
     analyzed = _is_analyzed(connection, shape)
     rows = _planned_rows(connection, shape, sql.SQL("true")) if _has_rows(connection, shape) else 0.0
+    row_bytes, key_bytes = _widths(connection, shape)
     oldest, newest = _ends(connection, shape, indexed=indexed)
     eligible = _rows_between(connection, shape, None, cutoff, indexed=indexed) if rows else 0.0
     month = _rows_between(connection, shape, now - timedelta(days=MONTH_DAYS), now, indexed=indexed) if rows else 0.0
     return TableMeasure(
         name=shape.name,
         rows=rows,
-        row_bytes=_row_bytes(connection, shape),
+        row_bytes=row_bytes,
         disk_bytes=table_bytes(connection, shape.name),
         oldest=oldest,
         newest=newest,
         cutoff=cutoff,
         eligible_rows=min(eligible, rows) if oldest is None or oldest < cutoff else 0.0,
         month_rows=min(month, rows),
-        key_bytes=_key_bytes(connection, shape),
+        key_bytes=key_bytes,
         is_analyzed=analyzed,
         notes=tuple(_notes(shape, analyzed=analyzed, indexed=indexed)),
     )
@@ -121,28 +122,41 @@ def _moment(text: str | None) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _row_bytes(connection: Connection, shape: TableShape) -> float:
-    """The average length of a row's JSON, of some pages spread over the table."""
+def _widths(connection: Connection, shape: TableShape) -> tuple[float, float]:
+    """The average length of a row's JSON, and of its key in a manifest, of some pages spread over the table."""
     share = _sampled_percent(connection, shape)
     sampled = sql.SQL("TABLESAMPLE SYSTEM ({}) REPEATABLE (1)").format(sql.Literal(share))
-    return _average_bytes(connection, shape, sampled) or _average_bytes(connection, shape, sql.SQL("")) or 0.0
+    found = _average_widths(connection, shape, sampled) or _average_widths(connection, shape, sql.SQL(""))
+    return found or (0.0, 0.0)
 
 
-def _average_bytes(connection: Connection, shape: TableShape, sample: sql.Composable) -> float | None:
-    (average,) = fetch_one(
-        connection,
-        sql.SQL(
-            "SELECT pg_catalog.avg(pg_catalog.octet_length(pg_catalog.row_to_json({row})::pg_catalog.text))"
-            " FROM (SELECT {alias}.* FROM {table} AS {alias} {sample} LIMIT {limit}) AS {row}"
-        ).format(
-            row=row_alias(shape.columns),
-            alias=ALIAS,
-            table=table_reference(shape.name),
-            sample=sample,
-            limit=sql.Literal(_SAMPLED_ROWS),
-        ),
+def _average_widths(connection: Connection, shape: TableShape, sample: sql.Composable) -> tuple[float, float] | None:
+    """None when the sample has no rows."""
+    row = row_alias(shape.columns)
+    query = sql.SQL(
+        "SELECT pg_catalog.avg(pg_catalog.octet_length(pg_catalog.row_to_json({row})::pg_catalog.text)),"
+        " pg_catalog.avg({key}) FROM (SELECT {alias}.* FROM {table} AS {alias} {sample} LIMIT {limit}) AS {row}"
+    ).format(
+        row=row,
+        key=_key_length(row, shape),
+        alias=ALIAS,
+        table=table_reference(shape.name),
+        sample=sample,
+        limit=sql.Literal(_SAMPLED_ROWS),
     )
-    return None if average is None else float(average)
+    row_bytes, key_bytes = fetch_one(connection, query)
+    return None if row_bytes is None else (float(row_bytes), float(key_bytes) + _punctuation_bytes(shape))
+
+
+def _key_length(row: sql.Composable, shape: TableShape) -> sql.Composed:
+    return sql.SQL(" + ").join(
+        sql.SQL("pg_catalog.octet_length({}.{}::pg_catalog.text)").format(row, sql.Identifier(part.name))
+        for part in shape.key
+    )
+
+
+def _punctuation_bytes(shape: TableShape) -> int:
+    return sum(_KEY_PUNCTUATION_BYTES[part.is_integer] for part in shape.key)
 
 
 def _sampled_percent(connection: Connection, shape: TableShape) -> float:
@@ -163,16 +177,3 @@ def _is_analyzed(connection: Connection, shape: TableShape) -> bool:
         (shape.name.schema, shape.name.table),
     )
     return bool(found)
-
-
-def _key_bytes(connection: Connection, shape: TableShape) -> float:
-    """What one row's key takes in a manifest: its text, and its punctuation."""
-    parts = sql.SQL(" + ").join(
-        sql.SQL("pg_catalog.octet_length({}.{}::pg_catalog.text)").format(ALIAS, sql.Identifier(part.name))
-        for part in shape.key
-    )
-    query = sql.SQL("SELECT pg_catalog.avg({}) FROM (SELECT * FROM {} LIMIT {}) AS {}").format(
-        parts, table_reference(shape.name), sql.Literal(_SAMPLED_ROWS), ALIAS
-    )
-    (average,) = fetch_one(connection, query)
-    return float(average or 0) + sum(_KEY_PUNCTUATION_BYTES[part.is_integer] for part in shape.key)

@@ -73,6 +73,8 @@ def test_a_table_is_measured_closely_without_reading_it(by_day, database):
     assert measure.month_rows == pytest.approx(DAY_ROWS * 30, rel=0.05)
     (row_bytes,) = database.execute("SELECT avg(octet_length(row_to_json(t)::text)) FROM audit_logs AS t")[0]
     assert measure.row_bytes == pytest.approx(float(row_bytes), rel=0.05)
+    (key_bytes,) = database.execute("SELECT avg(length(id::text)) + 1 FROM audit_logs")[0]
+    assert measure.key_bytes == pytest.approx(float(key_bytes), rel=0.05)
     (disk,) = database.execute("SELECT pg_total_relation_size('audit_logs')")[0]
     assert measure.disk_bytes == disk
     assert measure.eligible_days == pytest.approx(DAYS - 30, abs=0.1)
