@@ -464,7 +464,8 @@ def _finish(
         draft = _with_secrets(draft, known.environ)
     write_whole(known.path, render_draft(draft), is_private=draft.has_secrets, replace=force)
     loaded = load_config(known.path, environ=known.environ, cwd=Path.cwd())
-    findings = list(preflight(loaded, loaded.tables, datetime.now(UTC)))
+    with errors.status("checking the file"):
+        findings = list(preflight(loaded, loaded.tables, datetime.now(UTC)))
     exports, commands = _exports(draft), _commands(shown_path)
     if as_json:
         print_json(_as_dict(known, discovery, chosen, findings, exports, commands))
