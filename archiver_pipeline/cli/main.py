@@ -62,7 +62,7 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="archiver", standalone_mode=False)
     except TyperException as error:
         if not error.format_message():  # No command at all: the help is printed already.
             sys.exit(os.EX_OK)
