@@ -117,7 +117,7 @@ def with_log_options(command: Callable[..., Result], name: str) -> Callable[...,
 
 def _tell_end(command: str, exit_code: int) -> None:
     if logger := current_log().logger:
-        logger.info("command_finished", command=command, exit_code=exit_code)
+        logger.info("command_finished", command=command, exit_code=int(exit_code))
 
 
 def _kept_open(stream: TextIO) -> TextIO:

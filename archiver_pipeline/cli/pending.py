@@ -4,6 +4,7 @@ import contextlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +18,7 @@ from archiver_pipeline.cli.progress import RunListener, listen
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.batch import SettledBatch
-from archiver_pipeline.domain.fallback import KeptBatch
+from archiver_pipeline.domain.fallback import KeptBatch, KeptState
 from archiver_pipeline.engine.fallback import upload_kept
 from archiver_pipeline.engine.kept_files import list_kept
 from archiver_pipeline.engine.session import ArchiveSession
@@ -74,17 +75,29 @@ def upload_pending(
     if as_json:
         print_json({"tables": [_as_dict(one) for one in found], "errors": _errors_as_dicts(listener)})
     elif not log.takes_stdout:
-        _print(found, listener, has_folder=loaded.store.local_fallback_dir is not None)
+        _print(found, listener, loaded.store.local_fallback_dir)
     raise typer.Exit(ExitCode.all_good if dry_run else _exit_code(found, listener))
 
 
 def warn_of_kept(loaded: LoadedConfig, tables: tuple[TableSettings, ...]) -> None:
-    """Say what of these tables is on the local disk; a long list shows its beginning."""
-    found = [kept for settings in tables for kept in list_kept(loaded.store, table_name(settings))]
-    for kept in found[:_LINES_SHOWN]:
-        warn(f"kept on the local disk: {kept}")
-    if len(found) > _LINES_SHOWN:
-        warn(f"and {len(found) - _LINES_SHOWN:,} more: `archiver upload-pending --dry-run --json` shows all")
+    """Say what of these tables is on the local disk: batches that wait in one line per table, others one by one; a long
+    list shows its beginning."""
+    found = {table_name(settings): list_kept(loaded.store, table_name(settings)) for settings in tables}
+    for name, kept in found.items():
+        if waiting := [one for one in kept if one.state is KeptState.waiting]:
+            warn(f"{name}: {_waiting(waiting)}; `archiver upload-pending` or the next run uploads them")
+    others = [one for kept in found.values() for one in kept if one.state is not KeptState.waiting]
+    for one in others[:_LINES_SHOWN]:
+        warn(f"kept on the local disk: {one}")
+    if len(others) > _LINES_SHOWN:
+        warn(f"and {len(others) - _LINES_SHOWN:,} more: `archiver upload-pending --dry-run` shows all")
+
+
+def _waiting(kept: list[KeptBatch]) -> str:
+    rows = sum(one.rows or 0 for one in kept)
+    oldest = min(kept, key=lambda one: one.since)
+    since = f"{oldest.since:%Y-%m-%d %H:%M} UTC"
+    return f"{len(kept):,} batches with {rows:,} rows wait on the local disk since {since}: {oldest.reason}"
 
 
 def _look(loaded: LoadedConfig, settings: TableSettings) -> _Pending:
@@ -129,15 +142,15 @@ def _errors_as_dicts(listener: RunListener) -> list[dict[str, str]]:
     return [{"table": str(n), "error": type(e).__name__, "message": str(e)} for n, e in listener.errors]
 
 
-def _print(found: list[_Pending], listener: RunListener, *, has_folder: bool) -> None:
-    if not has_folder:
+def _print(found: list[_Pending], listener: RunListener, folder: Path | None) -> None:
+    if folder is None:
         output.print("No s3.local_fallback_dir is configured: nothing is ever kept.")
     elif not any(one.settled or one.left for one in found):
         output.print("Nothing is kept on the local disk.")
     for one in found:
         _print_settled(one)
     if any(one.left for one in found):
-        output.print(_table_of_left(found))
+        output.print(_table_of_left(found, folder))
     for name, error in listener.errors:
         text = str(error) if str(name) in str(error) else f"{name}: {error}"
         errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -151,13 +164,13 @@ def _print_settled(one: _Pending) -> None:
         output.print(f"{one.name}: {what}; {rows:,} rows archived", markup=False, highlight=False)
 
 
-def _table_of_left(found: list[_Pending]) -> Table:
-    table = Table("batch", "state", "rows", "bytes", "age", "why", title="on the local disk")
+def _table_of_left(found: list[_Pending], folder: Path | None) -> Table:
+    table = Table("batch", "state", "rows", "bytes", "age", "why", title=f"in {folder}")
     table.columns[0].overflow = "fold"
     for one in found:
         for kept in one.left:
             rows = "" if kept.rows is None else f"{kept.rows:,}"
-            table.add_row(str(kept.path), kept.state.value, rows, size(kept.size_bytes), _age(kept), kept.reason)
+            table.add_row(kept.path.name, kept.state.value, rows, size(kept.size_bytes), _age(kept), kept.reason)
     return table
 
 

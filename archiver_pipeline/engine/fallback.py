@@ -129,11 +129,17 @@ def keep_batch(session: ArchiveSession, plan: Plan, encoded: EncodedBatch, error
     document = KeptDocument(
         format_version=FORMAT_VERSION,
         kept_at=datetime.now(UTC).isoformat(),
-        reason=error.message,
+        reason=_without_subject(error.message),
         manifest_sha256=sha256_hex(encode_manifest(manifest)),
         manifest=manifest,
     )
     return write_kept(root, document, encoded.object_path)
+
+
+def _without_subject(message: str) -> str:
+    """An error of the store without the key that it begins with: after the first, it is another batch's."""
+    subject, _, rest = message.partition(": ")
+    return rest if rest and " " not in subject else message
 
 
 def _prove_parquet(session: ArchiveSession, shape: TableShape, encoded: EncodedBatch, versions: pa.Table) -> None:

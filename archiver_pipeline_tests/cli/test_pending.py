@@ -51,7 +51,8 @@ def test_a_store_that_dies_amid_the_uploads(workplace, folder, server):
 
     assert died.code == 1, died.stderr
     assert "batches kept on the local disk" in died.stdout
-    assert "warning: kept on the local disk:" in died.stderr
+    assert f"{OLD_ROWS} batches with {OLD_ROWS} rows wait on the local disk since" in died.error
+    assert died.error.count("the store at") == 1
     assert len(kept_in(folder)) == OLD_ROWS
     assert len(ledger.table_rows()) == OLD_ROWS + YOUNG_ROWS
     ledger.account()
