@@ -3,6 +3,7 @@
 import pytest
 
 from archiver_pipeline.sandbox.s3_server import S3Server
+from archiver_pipeline_tests.cli.faulty_store import holding_store
 from archiver_pipeline_tests.cli.workplace import wait_until
 from archiver_pipeline_tests.plugins.archiving import OLD_ROWS, YOUNG_ROWS
 from archiver_pipeline_tests.plugins.servers import Bucket
@@ -36,6 +37,11 @@ def folder(workplace):
     return workplace.folder / "fallback"
 
 
+def point_to(workplace, endpoint):
+    workplace.document["s3"]["endpoint"] = endpoint
+    workplace.write()
+
+
 def kept_in(folder):
     return sorted(path for path in folder.rglob("*.kept.json"))
 
@@ -43,11 +49,16 @@ def kept_in(folder):
 def test_a_store_that_dies_amid_the_uploads(workplace, folder, server):
     """The whole story of an outage, as an operator meets it."""
     ledger = workplace.ledger()
-    run = workplace.start("run", "--direct")
-    wait_until(lambda: list((workplace.folder / "staging").rglob("*.upload.json")), what="an upload")
-    server._halt(immediate=True)
-    died = workplace.end(run)
+    with holding_store(server.endpoint) as store:
+        point_to(workplace, store.endpoint)
+        hold = store.hold(r"\.jsonl\.gz", let_pass=3)
+        run = workplace.start("run", "--direct")
+        wait_until(lambda: hold.held, what="the fourth upload", seconds=60)
+        server._halt(immediate=True)
+        store.drop(hold)
+        died = workplace.end(run)
     server.restart()
+    point_to(workplace, server.endpoint)
 
     assert died.code == 1, died.stderr
     assert "batches kept on the local disk" in died.stdout
