@@ -6,6 +6,7 @@ ArchiverError                 2   anything of ours; catch this at the faces
 ├── PreflightError            3   the environment is not ready: versions, privileges, missing columns
 ├── LockHeldError             4   another run works on the same table
 ├── LockLostError             2   the lock went away during the run: stop before anything else is deleted
+├── LockError                 2   what keeps the lock (Redis, a folder) can't do it
 ├── PermissionDeniedError     5   database or store refused these credentials
 ├── ResourcesError            6   disk, memory or connection slots ran out
 ├── NetworkError              7   transient: a retry is sensible
@@ -97,6 +98,10 @@ class LockHeldError(ArchiverError):
 
 class LockLostError(ArchiverError):
     """The lock disappeared during the run; nothing more may be deleted."""
+
+
+class LockError(ArchiverError):
+    """Redis or the folder of lock files can't keep a lock as it is asked to."""
 
 
 class PermissionDeniedError(ArchiverError):

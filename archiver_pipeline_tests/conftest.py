@@ -6,4 +6,5 @@ pytest_plugins = [
     "archiver_pipeline_tests.plugins.restoring",
     "archiver_pipeline_tests.plugins.workshop",
     "archiver_pipeline_tests.plugins.listening",
+    "archiver_pipeline_tests.plugins.redis",
 ]

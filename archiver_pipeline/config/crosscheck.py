@@ -6,6 +6,7 @@ file reports everything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from archiver_pipeline.config.models import (
     Defaults,
     Email,
     InheritedSettings,
+    Lock,
     Notifications,
     Slack,
     Table,
@@ -34,6 +36,10 @@ from archiver_pipeline.errors import ConfigProblem
 
 MAX_GZIP_LEVEL = 9
 RESERVED_DATABASE_IDS = {"_audit": "the audit trail is", "_dagster": "what belongs to runs is"}
+_REDIS_URL = re.compile(
+    r"rediss?://([^/@\s]*@)?(\[[\da-fA-F:.]+\]|[^/@:\s?#\[\]]+)(:\d{1,5})?(/\d*)?(\?\S*)?"
+    r"|unix://([^/@\s]*@)?/[^\s@]+"
+)
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -87,6 +93,7 @@ class Readable:
     s3: S3
     compliance: Compliance
     notifications: Notifications
+    lock: Lock
     databases: tuple[WrittenDatabase, ...]
 
     @property
@@ -110,6 +117,7 @@ def cross_problems(document: Document, environ: Mapping[str, str]) -> Iterator[C
     yield from _compression(readable)
     yield from _encryption(readable)
     yield from _store_credentials(readable)
+    yield from _redis_url(readable, environ)
     yield from _missing_secrets(readable, environ)
     yield from _notifications(readable)
 
@@ -123,6 +131,7 @@ def _readable(document: Document) -> Readable:
         _lenient(S3, _mapping(data.get("s3")), _ANY_STORE),
         _lenient(Compliance, _mapping(data.get("compliance")), {}),
         _lenient(Notifications, _mapping(data.get("notifications")), {}),
+        _lenient(Lock, _mapping(data.get("lock")), {}),
         tuple(_readable_databases(data.get("databases"), defaults)),
     )
 
@@ -286,6 +295,16 @@ def _store_credentials(readable: Readable) -> Iterator[ConfigProblem]:
         yield readable.document.problem(("s3", missing), "only one half of the credentials is written", hint)
 
 
+def _redis_url(readable: Readable, environ: Mapping[str, str]) -> Iterator[ConfigProblem]:
+    """It may hold a password, so no message repeats any of it."""
+    variable, plain = readable.lock.redis_url_env, readable.lock.redis_url
+    written = environ.get(variable) if variable else plain.get_secret_value() if plain else None
+    if written and not _REDIS_URL.fullmatch(written):
+        key = "redis_url_env" if variable else "redis_url"
+        hint = "rediss:// for TLS, unix:///path/of.sock for a socket; percent-encode special characters of a password"
+        yield readable.document.problem(("lock", key), "must be a URL like redis://user:password@host:6379/0", hint)
+
+
 def _missing_secrets(readable: Readable, environ: Mapping[str, str]) -> Iterator[ConfigProblem]:
     for place, name in _environment_names(readable):
         if not environ.get(name):
@@ -298,6 +317,8 @@ def _environment_names(readable: Readable) -> Iterator[tuple[Location, str]]:
     for key in ("access_key_id_env", "secret_access_key_env"):
         if getattr(readable.s3, key):
             yield ("s3", key), getattr(readable.s3, key)
+    if readable.lock.redis_url_env:
+        yield ("lock", "redis_url_env"), readable.lock.redis_url_env
     for written in readable.databases:
         database, replica = written.database, written.database.read_replica
         if database.password_env:

@@ -4,7 +4,7 @@ database and store, with secrets resolved and units in the names."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from archiver_pipeline.config.enums import (
     WatermarkStorage,
     WindowSize,
 )
-from archiver_pipeline.config.models import INHERITED, S3, ArchiverConfig, Database, Defaults, Replica, Table
+from archiver_pipeline.config.models import INHERITED, S3, ArchiverConfig, Database, Defaults, Lock, Replica, Table
+
+DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,32 @@ class SourceSettings:
 
 
 @dataclass(frozen=True)
+class LockSettings:
+    """What keeps two runs off one table. `redis_url` may hold a password; `directory` None is the adapter's default.
+    `ttl_seconds` is how long a Redis lock outlives a run that was killed."""
+
+    lock_type: LockType = LockType.POSTGRESQL
+    redis_url: SecretStr = field(default_factory=lambda: SecretStr(DEFAULT_REDIS_URL))
+    ttl_seconds: float = 60.0
+    directory: Path | None = None
+
+
+@dataclass(frozen=True)
 class DatabaseSettings:
-    """One database: where rows are deleted (primary), where they may be read (replica), and its tables."""
+    """One database: where rows are deleted (primary), where they may be read (replica), and its tables.
+
+    `lock` is that of a table which is not configured, as a restore may have for its target."""
 
     id: str
     primary: SourceSettings
     replica: SourceSettings | None
     connection_pool_size: int
     tables: tuple[TableSettings, ...]
+    lock: LockSettings = LockSettings()
+
+    def lock_of(self, table: TableSettings | None) -> LockSettings:
+        """What locks a table; None is one that is not configured."""
+        return replace(self.lock, lock_type=table.lock_type) if table else self.lock
 
 
 @dataclass(frozen=True)
@@ -127,7 +147,7 @@ def watermark_settings(config: ArchiverConfig) -> WatermarkSettings:
 def database_settings(config: ArchiverConfig, environ: Mapping[str, str], base: Path) -> tuple[DatabaseSettings, ...]:
     """All databases in the file's order. Relative folders start at `base`. The configuration must have passed
     the cross checks: a variable named by password_env that is not set raises KeyError."""
-    return tuple(_database(database, config.defaults, environ, base) for database in config.databases)
+    return tuple(_database(database, config, environ, base) for database in config.databases)
 
 
 def store_settings(s3: S3, environ: Mapping[str, str], base: Path) -> StoreSettings:
@@ -151,7 +171,8 @@ def store_settings(s3: S3, environ: Mapping[str, str], base: Path) -> StoreSetti
     )
 
 
-def _database(database: Database, defaults: Defaults, environ: Mapping[str, str], base: Path) -> DatabaseSettings:
+def _database(database: Database, config: ArchiverConfig, environ: Mapping[str, str], base: Path) -> DatabaseSettings:
+    defaults = config.defaults
     primary = SourceSettings(
         id=database.key_id,
         dbname=database.name,
@@ -168,6 +189,16 @@ def _database(database: Database, defaults: Defaults, environ: Mapping[str, str]
         replica=_replica(database.read_replica, primary, environ),
         connection_pool_size=inherited("connection_pool_size", [database, defaults]),
         tables=tuple(_table(table, database, defaults, base) for table in database.tables),
+        lock=_lock(config.lock, inherited("lock_type", [database, defaults]), environ, base),
+    )
+
+
+def _lock(lock: Lock, lock_type: LockType, environ: Mapping[str, str], base: Path) -> LockSettings:
+    return LockSettings(
+        lock_type=lock_type,
+        redis_url=_secret(lock.redis_url_env, lock.redis_url, environ) or SecretStr(DEFAULT_REDIS_URL),
+        ttl_seconds=lock.ttl_seconds,
+        directory=_folder(lock.directory, base),
     )
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from archiver_pipeline.config.enums import LockType
 from archiver_pipeline.config.models import ArchiverConfig, InheritedSettings
 from archiver_pipeline.errors import ConfigProblem
 
 
 def unbuilt_features(config: ArchiverConfig) -> tuple[ConfigProblem, ...]:
     """Features that load but that this version refuses to run with, in the file's order; empty = may run."""
-    return (*_locks(config), *_holds(config))
+    return tuple(_holds(config))
 
 
 def unbuilt_warnings(config: ArchiverConfig) -> tuple[str, ...]:
@@ -35,12 +34,6 @@ def _levels(config: ArchiverConfig) -> Iterator[tuple[str, InheritedSettings]]:
         yield f"databases[{i}]", database
         for j, table in enumerate(database.tables):
             yield f"databases[{i}].tables[{j}]", table
-
-
-def _locks(config: ArchiverConfig) -> Iterator[ConfigProblem]:
-    for path, level in _levels(config):
-        if level.lock_type not in (None, LockType.POSTGRESQL):
-            yield _unbuilt(f"{path}.lock_type", f"{level.lock_type} locks", "use lock_type: postgresql")
 
 
 def _holds(config: ArchiverConfig) -> Iterator[ConfigProblem]:

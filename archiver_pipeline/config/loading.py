@@ -160,6 +160,9 @@ def _plain_secrets(config: ArchiverConfig) -> Iterator[str]:
             yield _plain_secret(f"{place}.read_replica.password", database.read_replica.password_env)
     if config.s3.secret_access_key:
         yield _plain_secret("s3.secret_access_key", config.s3.secret_access_key_env)
+    url = config.lock.redis_url
+    if url and (config.lock.redis_url_env or _holds_password(url.get_secret_value())):
+        yield _plain_secret("lock.redis_url", config.lock.redis_url_env)
     yield from _plain_alert_secrets(config.notifications)
 
 
@@ -173,6 +176,10 @@ def _plain_alert_secrets(written: Notifications) -> Iterator[str]:
         yield _plain_secret("notifications.email.password", written.email.password_env)
     if written.email and not written.email.use_tls and (written.email.password or written.email.password_env):
         yield "notifications.email.use_tls: false sends the password in clear"
+
+
+def _holds_password(url: str) -> bool:
+    return "@" in url or "password=" in url
 
 
 def _plain_secret(path: str, variable: str | None) -> str:

@@ -327,6 +327,24 @@ class Compliance(Section):
     ] = Field({}, description="Rules by classification name.")
 
 
+class Lock(Section):
+    """Where the locks of `lock_type` redis and file are."""
+
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://, rediss:// (TLS) or unix:// URL, for redis; warns when it holds a password."
+        " Default: redis://localhost:6379/0.",
+    )
+    redis_url_env: EnvironmentName | None = Field(None, description="Environment variable with that URL (preferred).")
+    ttl_seconds: Annotated[Float, Field(ge=5, le=3600)] = Field(
+        60.0, description="Seconds after which the lock of a killed run ends, for redis."
+    )
+    directory: Path | None = Field(
+        None,
+        description="Folder of the lock files, for file. Default: one of this user in the folder for temporary files.",
+    )
+
+
 class RestoreWatermark(Section):
     """What was restored is remembered, so that a second restore takes only new archives."""
 
@@ -457,6 +475,7 @@ class ArchiverConfig(Section):
     databases: Annotated[tuple[Database, ...], Field(min_length=1)] = Field(description="What to archive.")
     legal_holds: LegalHolds = Field(LegalHolds.model_validate({}), description="Legal holds.")
     compliance: Compliance = Field(Compliance.model_validate({}), description="Rules.")
+    lock: Lock = Field(Lock.model_validate({}), description="Where locks are, for lock_type redis and file.")
     restore_watermark: RestoreWatermark = Field(RestoreWatermark.model_validate({}), description="Memory of restores.")
     monitoring: Monitoring = Field(Monitoring.model_validate({}), description="Metrics, health, progress.")
     notifications: Notifications = Field(Notifications.model_validate({}), description="Messages.")

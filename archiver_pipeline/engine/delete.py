@@ -123,7 +123,8 @@ def _delete_manifested(
             with deleting.in_peace(session.lock):
                 settled = write_superseded(session, manifest, reason, settled_by=_SETTLED_BY)
             return replace(settled, changed_rows=left.changed_rows, locked_rows=left.locked_rows), left
-    return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY), None
+        with deleting.at_work(session.lock):
+            return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY), None
 
 
 def _reason(left: LeftBehind) -> str:

@@ -1,5 +1,5 @@
 """Preflight: everything an archive needs, one line each, and what to do about each failure. Reads only, except for
-probe objects below `_probe/` of the prefix, which are removed again."""
+probe objects below `_probe/` of the prefix and locks of a like name, which are removed again."""
 
 import os
 import secrets
@@ -8,17 +8,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 
-from archiver_pipeline.config.effective import DatabaseSettings, StoreSettings, TableSettings
+from archiver_pipeline.config.effective import DatabaseSettings, LockSettings, StoreSettings, TableSettings
+from archiver_pipeline.config.enums import LockType
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.fallback import KeptState
 from archiver_pipeline.domain.layout import key_part
-from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.domain.lock import LockName
+from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.engine.archived import list_stored
 from archiver_pipeline.engine.drift import require_known_columns
 from archiver_pipeline.engine.kept_files import list_kept
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError, PermissionDeniedError, ResourcesError
+from archiver_pipeline.locks.file_lock import try_file_lock
+from archiver_pipeline.locks.redis_lock import try_redis_lock
+from archiver_pipeline.postgres.advisory_lock import acquire_table_lock
 from archiver_pipeline.postgres.catalog import inspect_table, server_version, system_identifier
 from archiver_pipeline.postgres.connection import connect
 from archiver_pipeline.postgres.eligible import source_clock
@@ -26,6 +32,7 @@ from archiver_pipeline.storage.probe import StoreCapabilities, probe_store
 from archiver_pipeline.storage.s3 import S3Store
 
 _TOLERATED_SKEW_SECONDS = 60
+_FORGOTTEN = "no row is at risk: a run whose lock is gone stops before its next delete"
 
 
 class Level(StrEnum):
@@ -49,6 +56,7 @@ def preflight(config: LoadedConfig, tables: tuple[TableSettings, ...], now: date
     """Check store, databases and tables. `now` is this machine's clock, aware; only its skew is looked at."""
     yield from _store_findings(config)
     yield from _fallback_folder(config, "local fallback")
+    yield from _lock_findings(config, tables)
     for database in config.databases:
         own = [table for table in tables if table.database == database.id]
         if own:
@@ -85,6 +93,44 @@ def _capability(subject: str, what: str, has: bool, otherwise: str) -> Finding:
     return Finding(subject, Level.warning, f"does not support: {what}", f"no rows are at risk: {otherwise}")
 
 
+def _lock_findings(config: LoadedConfig, tables: tuple[TableSettings, ...]) -> Iterator[Finding]:
+    """Locks outside PostgreSQL, once for each kind that a table asks for."""
+    kinds = {table.lock_type: config.database(table.database).lock_of(table) for table in tables}
+    for kind, try_lock in ((LockType.REDIS, _redis_lock), (LockType.FILE, _file_lock)):
+        if kind in kinds:
+            subject = f"lock {kind}"
+            yield from _attempt(subject, partial(try_lock, kinds[kind], _lock_probe(config), subject))
+
+
+def _lock_probe(config: LoadedConfig) -> LockName:
+    """The name of no table's lock, another one for every check."""
+    return LockName(TableName("_probe", "_probe", secrets.token_hex(8)), config.store.bucket, config.store.prefix)
+
+
+def _redis_lock(settings: LockSettings, probe: LockName, subject: str) -> list[Finding]:
+    facts = try_redis_lock(settings.redis_url, probe, ttl_seconds=settings.ttl_seconds)
+    ends = f"that of a killed run ends after {settings.ttl_seconds:g} s"
+    found = [Finding(subject, Level.ok, f"{facts.place}, version {facts.version}: locks can be taken; {ends}")]
+    if facts.eviction:
+        message = f"may drop locks when its memory is full (maxmemory-policy {facts.eviction})"
+        found.append(Finding(subject, Level.warning, message, f"set maxmemory-policy noeviction; {_FORGOTTEN}"))
+    if not facts.survives_restart:
+        message = "forgets locks when it restarts (appendonly no)"
+        found.append(Finding(subject, Level.warning, message, f"set appendonly yes; {_FORGOTTEN}"))
+    if facts.replicas:
+        found.append(Finding(subject, Level.warning, "may forget locks when it fails over to a replica", _FORGOTTEN))
+    return found
+
+
+def _file_lock(settings: LockSettings, probe: LockName, subject: str) -> list[Finding]:
+    folder = try_file_lock(settings.directory, probe)
+    message = f"{folder.path} ({folder.file_system}): keeps only runs on this machine apart"
+    if folder.is_shared:
+        message += ", unless all machines mount it with locking between them"
+    hint = "runs elsewhere on the same database are refused by PostgreSQL's own lock, which every run takes as well"
+    return [Finding(subject, Level.ok, "locks can be taken"), Finding(subject, Level.warning, message, hint)]
+
+
 def _database_findings(database: DatabaseSettings, now: datetime) -> Iterator[Finding]:
     subject = f"database {database.id}"
     yield from _attempt(subject, lambda: list(_primary(database, subject, now)))
@@ -107,6 +153,12 @@ def _primary(database: DatabaseSettings, subject: str, now: datetime) -> Iterato
         )
     else:
         yield Finding(subject, Level.ok, f"clock skew {skew_seconds:.1f} s")
+    lock = acquire_table_lock(database.primary, TableName(database.id, "_probe", secrets.token_hex(8)))
+    try:
+        lock.require_held()
+    finally:
+        lock.release()
+    yield Finding(subject, Level.ok, "table locks can be taken")
 
 
 def _replica(database: DatabaseSettings, subject: str) -> Iterator[Finding]:

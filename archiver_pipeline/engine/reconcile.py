@@ -157,7 +157,8 @@ def delete_proved(session: ArchiveSession, shape: TableShape, manifest: Manifest
             deleting.delete_keys(keys, guard)
     except (VersionsChangedError, RowsLockedError, DeleteRefusedError, TooYoungError) as refusal:
         return _supersede_in_peace(session, shape, manifest, refusal.message)
-    return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY)
+    with session.delete_sessions(shape).take() as deleting, deleting.at_work(session.lock):
+        return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY)
 
 
 def _supersede_in_peace(session: ArchiveSession, shape: TableShape, manifest: Manifest, reason: str) -> SettledBatch:

@@ -214,6 +214,8 @@ class _Work:
                 )
                 if not merged.filtered_rows:
                     self.watermark.remember_in_transaction(connection, _memory_of(archive))
+                # As late as can be: a restore that was held up must not set back what another one has restored since.
+                session.lock.require_held()
         if landing.drift:
             self._drifts[landing.drift] = None
         if not merged.filtered_rows:

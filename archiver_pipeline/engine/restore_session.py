@@ -13,13 +13,15 @@ from archiver_pipeline.config.effective import (
     TableSettings,
     WatermarkSettings,
 )
+from archiver_pipeline.domain.lock import LockName
 from archiver_pipeline.domain.restore import RestoredObject, RestoreRequest
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.engine.pool import Pool
 from archiver_pipeline.engine.progress import Progress, SilentProgress
+from archiver_pipeline.engine.table_lock import acquire_lock
 from archiver_pipeline.engine.watermark import Watermark
 from archiver_pipeline.engine.work import run_all
-from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, acquire_table_lock
+from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock
 from archiver_pipeline.postgres.connection import Connection, connect
 from archiver_pipeline.storage.s3 import S3Store
 
@@ -82,7 +84,8 @@ class RestoreSession:
         Raises LockHeldError when another run has it.
         """
         if self._lock is None:
-            self._lock = acquire_table_lock(self.target, self.request.target)
+            name = LockName(self.name, self.store_settings.bucket, self.store_settings.prefix)
+            self._lock = acquire_lock(self.database.lock_of(self.settings), self.target, name, self.run_id)
         return self._lock
 
     def for_each(self, items: tuple[Source, ...], work: Callable[[Source], Result]) -> tuple[Result, ...]:

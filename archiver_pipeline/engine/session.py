@@ -12,11 +12,13 @@ from typing import TypeVar
 
 from archiver_pipeline.config.effective import DatabaseSettings, SourceSettings, StoreSettings, TableSettings
 from archiver_pipeline.domain.layout import DataFormat, key_part
+from archiver_pipeline.domain.lock import LockName
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.engine.pool import Pool
 from archiver_pipeline.engine.progress import Progress, SilentProgress
+from archiver_pipeline.engine.table_lock import acquire_lock
 from archiver_pipeline.engine.work import run_all
-from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, acquire_table_lock
+from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock
 from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.postgres.connection import Connection, connect
 from archiver_pipeline.postgres.copy_out import RowStream
@@ -82,7 +84,8 @@ class ArchiveSession:
     def lock(self) -> AdvisoryTableLock:
         """The table lock, taken on first use. Raises LockHeldError when another run has it."""
         if self._lock is None:
-            self._lock = acquire_table_lock(self.primary, self.name)
+            name = LockName(self.name, self.store_settings.bucket, self.store_settings.prefix)
+            self._lock = acquire_lock(self.database.lock_of(self.settings), self.primary, name, self.run_id)
         return self._lock
 
     def delete_sessions(self, shape: TableShape) -> Pool[DeleteSession]:

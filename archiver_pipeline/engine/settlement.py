@@ -3,7 +3,9 @@
 At every instant each row version is in the table xor in exactly one receipted object. That holds because:
 a manifest is created only while the table lock has been held since the rows were read, or after all of them were
 counted again; a superseded mark is written only when no delete of the batch can have committed; a receipt is written
-only when none of the batch's row versions is in the table and no other receipted batch holds them.
+only when none of the batch's row versions is in the table and no other receipted batch holds them. Marks and receipts
+are written in a transaction that holds the settle lock and then found the table lock held: between that look and the
+writing nobody else settles the batch, whatever becomes of the table lock meanwhile.
 """
 
 from datetime import UTC, datetime

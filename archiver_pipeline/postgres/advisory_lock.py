@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from psycopg import Error, sql
 
 from archiver_pipeline.config.effective import SourceSettings
+from archiver_pipeline.domain.lock import TableLock
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.errors import LockHeldError, LockLostError
 from archiver_pipeline.postgres.connection import Connection, connect, fetch_one, source_errors
+
+# The server's own default is to believe for two hours in a client whose machine is gone.
+_NOTICE_DEAD_CLIENTS = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +49,27 @@ def _key(purpose: str, name: TableName) -> LockKey:
 
 
 class AdvisoryTableLock:
-    """A held table lock. `token` names this lock session; another process, or this one after a loss, gets another."""
+    """A held table lock. `token` names this lock session; another process, or this one after a loss, gets another.
 
-    def __init__(self, source: SourceSettings, name: TableName, connection: Connection, key: LockKey) -> None:
+    `outer` is a lock of another kind that was taken before this one and counts as part of it: whoever lacks either has
+    no lock.
+    """
+
+    def __init__(
+        self, source: SourceSettings, name: TableName, connection: Connection, outer: TableLock | None = None
+    ) -> None:
         self._source = source
         self._name = name
         self._connection = connection
-        self.key = key
+        self._outer = outer
+        self.key = table_key(name)
         self.backend_pid = connection.info.backend_pid
-        self.token = self._session_token()
+        self.token = " ".join([self._session_token(), *([outer.token] if outer else [])])
 
     def require_held(self) -> None:
-        """Raises LockLostError when the session that holds the lock is gone or no longer holds it."""
+        """Raises LockLostError when the session that holds the lock is gone or no longer holds it, or the outer lock
+        is lost; NetworkError when that can't be found out."""
+        self.require_outer_held()
         try:
             held = is_held(self._connection, self.key, self.backend_pid)
         except Error as error:
@@ -64,9 +77,16 @@ class AdvisoryTableLock:
         if not held:
             raise LockLostError(f"{self._name}: the table lock is no longer held")
 
+    def require_outer_held(self) -> None:
+        """Raises LockLostError or NetworkError when there is an outer lock and it is not surely held."""
+        if self._outer is not None:
+            self._outer.require_held()
+
     def release(self) -> None:
-        """Close the session, which frees the lock. Safe to repeat."""
+        """Close the session, which frees the lock, and give the outer one back. Safe to repeat."""
         self._connection.close()
+        if self._outer is not None:
+            self._outer.release()
 
     def _session_token(self) -> str:
         (started,) = fetch_one(
@@ -79,17 +99,17 @@ class AdvisoryTableLock:
         return f"{self.backend_pid}@{started}"
 
 
-def acquire_table_lock(source: SourceSettings, name: TableName) -> AdvisoryTableLock:
-    """Take the table lock without waiting.
+def acquire_table_lock(source: SourceSettings, name: TableName, *, outer: TableLock | None = None) -> AdvisoryTableLock:
+    """Take the table lock without waiting. `outer`, held already, becomes part of it; after an error it is not.
 
     Raises LockHeldError that names the holder and since when it is connected.
     """
-    connection = connect(source)
+    connection = connect(source, **_NOTICE_DEAD_CLIENTS)
     key = table_key(name)
     with source_errors(source):
         (taken,) = fetch_one(connection, sql.SQL("SELECT pg_catalog.pg_try_advisory_lock(%s)"), (key.value,))
         if taken:
-            return AdvisoryTableLock(source, name, connection, key)
+            return AdvisoryTableLock(source, name, connection, outer)
         holder = _holder(connection, key)
         connection.close()
     raise LockHeldError(f"{name} is being worked on by {holder}", hint="wait for that run, or stop it, then run again")

@@ -134,6 +134,15 @@ class DeleteSession:
             self._set_lock_timeout(READ_LOCK_TIMEOUT_MS)
             yield
 
+    @contextmanager
+    def at_work(self, lock: AdvisoryTableLock) -> Iterator[None]:
+        """A transaction during which nobody else settles a batch of this table. Raises LockLostError at its beginning
+        when somebody else may have done so already."""
+        with source_errors(self._source), self._connection.transaction():
+            self._join_deletes()
+            self._require_lock(lock)
+            yield
+
     def count_loaded_keys(self) -> int:
         """Inside `settle`: how many of the loaded keys are in the table, in whatever row version."""
         (rows,) = fetch_one(self._connection, _known_keys_query(self._shape))
@@ -172,6 +181,7 @@ class DeleteSession:
             yield
             self._require_unchanged_columns()
             self._require_past_retention(guard)
+            guard.lock.require_outer_held()
 
     def _set_lock_timeout(self, milliseconds: int) -> None:
         self._connection.execute("SELECT pg_catalog.set_config('lock_timeout', %s, true)", (f"{milliseconds}ms",))
@@ -190,6 +200,9 @@ class DeleteSession:
             raise LockLostError(f"{self._shape.name}: another session keeps settling batches of this table") from error
 
     def _require_lock(self, lock: AdvisoryTableLock) -> None:
+        """Only once this transaction has the settle lock: whoever takes the table lock after this look must wait for
+        the transaction's end before settling a batch."""
+        lock.require_outer_held()
         if not is_held(self._connection, lock.key, lock.backend_pid):
             raise LockLostError(f"{self._shape.name}: the table lock was lost; nothing more is deleted")
 

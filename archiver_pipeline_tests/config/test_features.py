@@ -9,9 +9,6 @@ from archiver_pipeline_tests.config.conftest import MINIMAL, with_database, with
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        (with_table("lock_type: redis"), "databases[0].tables[0].lock_type"),
-        (with_database("lock_type: file"), "databases[0].lock_type"),
-        (f"{MINIMAL}defaults: {{lock_type: file}}\n", "defaults.lock_type"),
         (f"{MINIMAL}legal_holds: {{enabled: true}}\n", "legal_holds.enabled"),
         (with_table("legal_hold: true"), "databases[0].tables[0].legal_hold"),
     ],
@@ -29,6 +26,9 @@ def test_features_that_are_refused(load, text, path):
         with_s3("encryption: SSE-KMS\nkms_key_id: k"),
         with_s3("local_fallback_dir: /x"),
         with_table("lock_type: postgresql"),
+        with_table("lock_type: redis"),
+        with_database("lock_type: file"),
+        f"{MINIMAL}defaults: {{lock_type: file}}\n",
         f"{MINIMAL}restore_watermark: {{storage_type: both}}\n",
         f"{MINIMAL}monitoring: {{metrics_enabled: true, health_check_enabled: true}}\n",
         f"{MINIMAL}compliance: {{enforce_encryption: true}}\n",

@@ -1,9 +1,9 @@
-"""A run in a process of its own that kills itself at a named point: reads its orders, pickled, from standard input.
+"""A run in a process of its own that kills or stops itself at a named point: reads its orders, pickled, from standard
+input.
 
 Exit code 0 means that the point was never reached.
 """
 
-import os
 import pickle
 import signal
 import sys
@@ -21,7 +21,7 @@ from archiver_pipeline_tests.engine.faults import KEEPING_POINTS, POINTS, UPLOAD
 
 @dataclass(frozen=True)
 class Orders:
-    """What to archive, where to die, and where to leave the plan, pickled, once it is made."""
+    """What to archive, where to die and by which signal, and where to leave the plan, pickled, once it is made."""
 
     settings: TableSettings
     database: DatabaseSettings
@@ -30,6 +30,7 @@ class Orders:
     plan_path: Path
     outage: Path | None = None
     """The sign of a gate to the store, to be shut before the first upload."""
+    by: signal.Signals = signal.SIGKILL
 
 
 def main() -> None:
@@ -38,7 +39,8 @@ def main() -> None:
     _keep_plan(orders.plan_path)
     if orders.outage is not None:
         place(POINTS["compress"], orders.outage.touch)
-    place((POINTS | KEEPING_POINTS | UPLOADING_POINTS)[orders.point], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    # To the very thread that is there: another one would let it go on for a moment.
+    place((POINTS | KEEPING_POINTS | UPLOADING_POINTS)[orders.point], lambda: signal.raise_signal(orders.by))
     windows = eligible_windows(session, inspect_table(session.connection, orders.settings), DateRange())
     archive_windows(session, list(windows))
 

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from archiver_pipeline.config.effective import DatabaseSettings, SourceSettings, StoreSettings, TableSettings
+from archiver_pipeline.config.effective import (
+    DatabaseSettings,
+    LockSettings,
+    SourceSettings,
+    StoreSettings,
+    TableSettings,
+)
 from archiver_pipeline.config.enums import (
     AddressingStyle,
     Encryption,
@@ -137,12 +143,14 @@ class Archiving:
         user: str | None = None,
         replica: SourceSettings | None = None,
         store: StoreSettings | None = None,
+        lock: LockSettings | None = None,
         **overrides: Any,
     ) -> ArchiveSession:
         """A new session; `overrides` are of TableSettings."""
-        settings = self.settings(**overrides)
+        lock = lock or LockSettings()
+        settings = self.settings(**{"lock_type": lock.lock_type} | overrides)
         primary = self.source(user=user) if user else self.source()
-        database = DatabaseSettings(DATABASE_ID, primary, replica, settings.connection_pool_size, (settings,))
+        database = DatabaseSettings(DATABASE_ID, primary, replica, settings.connection_pool_size, (settings,), lock)
         session = ArchiveSession(settings, database, store or self.store_settings(), run_id="test-run")
         self.opened.append(session)
         return session

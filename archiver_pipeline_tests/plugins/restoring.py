@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from archiver_pipeline.config.effective import DatabaseSettings, StoreSettings, WatermarkSettings
+from archiver_pipeline.config.effective import DatabaseSettings, LockSettings, StoreSettings, WatermarkSettings
 from archiver_pipeline.config.enums import WatermarkStorage
 from archiver_pipeline.domain.restore import RestoreReport, RestoreRequest
 from archiver_pipeline.domain.table import TableName
@@ -38,6 +38,7 @@ class Restoring:
         watermark: WatermarkStorage | None = WatermarkStorage.S3,
         configured: bool = True,
         workers: int = 2,
+        lock: LockSettings | None = None,
         **request: Any,
     ) -> RestoreSession:
         """A new session from `source` (default audit_logs) into `target` (default the same table).
@@ -47,13 +48,16 @@ class Restoring:
         """
         source = source or self.name()
         target = target or source
-        settings = self.archiving.settings(table=target.table, schema=target.schema, workers=workers)
+        lock = lock or LockSettings()
+        settings = self.archiving.settings(
+            table=target.table, schema=target.schema, workers=workers, lock_type=lock.lock_type
+        )
         overrides = {"dbname": database.name} if database else {}
         overrides |= {"user": user} if user else {}
         primary = self.archiving.source(**overrides)
         session = RestoreSession(
             request=RestoreRequest(source, target, **request),
-            database=DatabaseSettings(DATABASE_ID, primary, None, settings.connection_pool_size, (settings,)),
+            database=DatabaseSettings(DATABASE_ID, primary, None, settings.connection_pool_size, (settings,), lock),
             settings=settings if configured else None,
             store_settings=store or self.archiving.store_settings(),
             watermark_settings=WatermarkSettings(

@@ -1,0 +1,1 @@
+"""Table locks outside PostgreSQL: Redis and file. The home of the Redis driver."""
