@@ -31,6 +31,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`compliance`": m.Compliance,
     "`compliance.retention_policy`": m.RetentionPolicy,
     "`compliance.data_classifications.<name>`": m.DataClassification,
+    "`lock`": m.Lock,
     "`restore_watermark`": m.RestoreWatermark,
     "`legal_holds`": m.LegalHolds,
     "`legal_holds.holds[]`": m.ConfiguredHold,
@@ -64,6 +65,7 @@ def test_the_commented_keys_of_the_example_are_right_too(tmp_path):
     path = tmp_path / "archiver.yaml"
     path.write_text(re.sub(r"(?m)^( +)# ([a-z_]+: )", r"\1\2", EXAMPLE.read_text()))
     environ = {"ARCHIVER_S3_KEY": "k", "ARCHIVER_S3_SECRET": "s", "SHOP_DB_PASSWORD": "p"}
+    environ["ARCHIVER_REDIS_URL"] = "redis://localhost"
     loaded = load_config(path, environ=environ, cwd=tmp_path)
     assert loaded.store.endpoint
     assert loaded.store.secret_access_key

@@ -14,6 +14,7 @@ EXIT_CODES = {
     "PreflightError": 3,
     "LockHeldError": 4,
     "LockLostError": 2,
+    "LockError": 2,
     "PermissionDeniedError": 5,
     "ResourcesError": 6,
     "NetworkError": 7,
