@@ -1,6 +1,6 @@
 """A folder with a configuration, a Dagster home and the real servers behind it: where a test uses the product.
 
-Everything that passes through here is searched for tracebacks and for the two secrets, so no test has to ask.
+Everything that passes through here is searched for tracebacks and for the secrets, so no test has to ask.
 """
 
 import contextlib
@@ -70,6 +70,7 @@ class Workplace:
     environment: dict[str, str]
     preloaded: PreloadedCommand
     running: list["subprocess.Popen[str]"] = field(default_factory=list)
+    more_secrets: list[str] = field(default_factory=list)
 
     @property
     def config_path(self) -> Path:
@@ -85,8 +86,8 @@ class Workplace:
         return self.document["databases"][0]["tables"]
 
     @property
-    def secrets(self) -> tuple[str, str]:
-        return self.database.password, self.bucket.secret_access_key
+    def secrets(self) -> tuple[str, ...]:
+        return self.database.password, self.bucket.secret_access_key, *self.more_secrets
 
     def add_table(self, name: str, **settings: Any) -> None:
         self.tables.append({"name": name, "timestamp_column": "created_at"} | settings)

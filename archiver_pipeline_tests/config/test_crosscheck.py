@@ -244,3 +244,59 @@ def test_sections_of_the_wrong_shape_are_problems_not_tracebacks(problems, secti
     found = problems(text)
     assert found
     assert all(path.startswith(section) for path in found)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://localhost:6379/0",
+        "rediss://user:p%40ss@redis.example.com:6380/2?ssl_cert_reqs=none",
+        "redis://:secret@[::1]:6379",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_addresses_of_redis(load, url):
+    text = f"{MINIMAL}lock: {{redis_url_env: REDIS}}\n"
+    assert load(text, REDIS=url).databases[0].lock.redis_url.get_secret_value() == url
+
+
+NO_ADDRESSES = ["localhost:6379", "http://:hunter2@h", "redis://:hunter2@", "redis://:hun/ter2@h", "x"]
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
+def test_addresses_of_redis_that_are_none_are_not_repeated(problems, url):
+    found = problems(f"{MINIMAL}lock: {{redis_url_env: REDIS}}\n", REDIS=url)
+    assert set(found) == {"lock.redis_url_env"}
+    assert "must be a URL" in found["lock.redis_url_env"].message
+    assert "ter2" not in str(found)
+
+
+def test_the_variable_with_the_address_of_redis_must_be_set(problems):
+    found = problems(f"{MINIMAL}lock: {{redis_url_env: REDIS}}\n")
+    assert "environment variable REDIS is not set" in found["lock.redis_url_env"].message
+
+
+def test_the_lock_of_a_table_and_of_one_that_is_not_configured(load):
+    text = with_table("lock_type: redis").replace("    user: archiver\n", "    user: archiver\n    lock_type: file\n")
+    loaded = load(f"{text}lock: {{directory: locks, ttl_seconds: 9}}\n")
+    [database] = loaded.databases
+    assert (database.lock_of(None).lock_type, database.lock_of(database.tables[0]).lock_type) == ("file", "redis")
+    assert database.lock.ttl_seconds == 9
+    assert database.lock.directory == loaded.path.parent / "locks"
+    assert database.lock.redis_url.get_secret_value() == "redis://localhost:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("lock", "warned"),
+    [
+        ("redis_url: redis://localhost", []),
+        ("redis_url: 'redis://:hunter2@localhost'", ["lock.redis_url: a secret in the file"]),
+        ("{redis_url: redis://localhost, redis_url_env: REDIS}", ["lock.redis_url: ignored"]),
+    ],
+)
+def test_a_password_in_the_address_of_redis_warns(load, lock, warned):
+    written = lock if lock.startswith("{") else f"{{{lock}}}"
+    loaded = load(f"{MINIMAL}lock: {written}\n", REDIS="redis://other")
+    assert [warning.partition(";")[0].partition(",")[0] for warning in loaded.warnings] == warned
+    assert "hunter2" not in repr(loaded) + repr(loaded.warnings)
