@@ -114,7 +114,7 @@ def test_a_holder_that_is_killed_frees_it(keeper, start):
     killed_at = time.monotonic()
     acquire_within(keeper, seconds=5).release()
     waited_seconds = time.monotonic() - killed_at
-    assert waited_seconds < (2.5 if keeper.kind is LockType.REDIS else 0.5)
+    assert waited_seconds < (4 if keeper.kind is LockType.REDIS else 0.9)
 
 
 def test_of_many_that_contend_one_has_it_at_a_time(keeper, start):

@@ -25,7 +25,7 @@ from archiver_pipeline.locks.redis_lock import acquire_redis_lock, try_redis_loc
 from archiver_pipeline_tests.locks.keepers import NAME, RUN_ID, lock_key, make_keeper
 from archiver_pipeline_tests.sandbox.waiting import wait_until
 
-TTL_SECONDS = 0.6
+TTL_SECONDS = 1.5
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def keeper(archiving, redis_server, tmp_path):
 
 def test_it_is_renewed_for_as_long_as_it_is_held(keeper, redis_server):
     with keeper.holding() as lock, redis_server.client() as client:
-        least_left = min(client.pttl(lock_key()) for _ in sampled(seconds=2.5 * TTL_SECONDS))
+        least_left = min(client.pttl(lock_key()) for _ in sampled(seconds=1.6 * TTL_SECONDS))
         assert least_left > 0
         lock.require_held()
 
@@ -68,7 +68,7 @@ def test_a_lock_that_ended_is_not_taken_again_behind_the_holder_s_back(keeper, r
     """Nobody else had it meanwhile; still, nobody can know that."""
     with keeper.holding() as lock, redis_server.client() as client:
         client.delete(lock_key())
-        time.sleep(TTL_SECONDS)
+        time.sleep(TTL_SECONDS / 2)
         assert not client.exists(lock_key())
         with pytest.raises(LockLostError):
             lock.require_held()
