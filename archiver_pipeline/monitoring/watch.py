@@ -90,15 +90,20 @@ class Watch(Generic[Seen]):
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
-            self.touch()
-            self._is_looking = True
-            seen = self._observe()
-            if seen.problem and seen.problem != (self._latest.problem if self._latest else None):
-                _log.warning("%s: %s", self.subject, seen.problem)
-            self._latest = seen
-            self._is_looking = False
-            self.touch()
+            seen = self.look_once()
             self._stopping.wait(self._retry_seconds if seen.problem else self._interval_seconds)
+
+    def look_once(self) -> Observation[Seen]:
+        """Look now, and keep what was seen; a problem that is new is logged."""
+        self.touch()
+        self._is_looking = True
+        seen = self._observe()
+        if seen.problem and seen.problem != (self._latest.problem if self._latest else None):
+            _log.warning("%s: %s", self.subject, seen.problem)
+        self._latest = seen
+        self._is_looking = False
+        self.touch()
+        return seen
 
     def _observe(self) -> Observation[Seen]:
         try:

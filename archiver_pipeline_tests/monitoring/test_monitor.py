@@ -27,12 +27,14 @@ from archiver_pipeline_tests.cli.workplace import (
     open_workplace,
 )
 from archiver_pipeline_tests.matrix.postgres_versions import postgres_bin_dir
+from archiver_pipeline_tests.monitoring.exported import EXPORTED
 from archiver_pipeline_tests.monitoring.scraping import QUICK_SECONDS, again, start_monitor
 from archiver_pipeline_tests.orchestration.table_job import table_job
 from archiver_pipeline_tests.orchestration.test_crash import die_in_the_delete_step
 from archiver_pipeline_tests.plugins.archiving import OLD_ROWS
 from archiver_pipeline_tests.plugins.servers import Bucket, Database
 
+ABSENT_WHEN_ALL_IS_ARCHIVED = {"archiver_oldest_eligible_timestamp_seconds"}
 TABLE = {"database": "appdb", "schema": "public", "table": "audit_logs"}
 
 
@@ -68,6 +70,7 @@ def test_what_is_counted_is_what_the_store_and_dagster_say(workplace, instance, 
     )
     assert monitored.value("archiver_restore_runs_total", database="appdb", status="success") == 1
 
+    require_all_is_documented(monitored)
     before = monitored.counters()
     monitored.process.send_signal(signal.SIGKILL)
     monitored.process.communicate()
@@ -138,6 +141,12 @@ def require_figures_of(monitored, ledger):
     assert monitored.value("archiver_oldest_eligible_timestamp_seconds", **TABLE) is None
     for phase in ("plan", "extract", "compress", "upload", "verify", "delete", "report"):
         assert monitored.value("archiver_duration_seconds_count", **TABLE, phase=phase) == 1
+
+
+def require_all_is_documented(monitored):
+    """What is served is what the page, the rules and the dashboard are held against."""
+    labels = {name: {label for label, _ in labels} for name, labels in monitored.metrics()}
+    assert labels == {name: set(EXPORTED[name]) for name in EXPORTED if name not in ABSENT_WHEN_ALL_IS_ARCHIVED}
 
 
 def served_addresses(monitored):
