@@ -9,6 +9,7 @@ from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.monitoring.monitor import Monitor
 from archiver_pipeline.monitoring.probes import DaemonState
 from archiver_pipeline.monitoring.watch import Watch
+from archiver_pipeline.orchestration.alert_state import ChannelState
 from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.version import SOFTWARE
 
@@ -37,6 +38,7 @@ def health_of(monitor: Monitor, now: datetime) -> Health:
         "databases": {name: _seen(watch) for name, watch in monitor.databases.items()},
         "store": _seen(monitor.store) | {"bucket": monitor.config.store.bucket},
         "dagster": _seen(monitor.dagster) | _daemon(monitor.dagster.value),
+        "alerts": {state.name: _channel(state) for state in monitor.channels},
         "tables": [asdict(table) for table in tables],
     }
     return Health(reasons, document)
@@ -139,6 +141,16 @@ def _daemon(state: DaemonState | None) -> dict[str, Any]:
     return {
         "daemon": alive if state.is_expected or not state.silent else "not needed",
         "daemon_heartbeat": _text(state.last_heartbeat),
+    }
+
+
+def _channel(state: ChannelState) -> dict[str, Any]:
+    """A channel that fails is no reason: archives are as well as before."""
+    return {
+        "status": "down" if state.is_failing else "up",
+        "problem": state.error or None,
+        "last_sent": _text(state.sent_at),
+        "last_failure": _text(state.failed_at),
     }
 
 

@@ -231,6 +231,18 @@ COUNTERS = (
     Counter("errors", "Archive runs that failed, by class of error.", (*TABLE, "error"), _errors),
     Counter("restore_runs", "Restores into a database by how they ended.", ("database", "status"), _restore_runs),
     Counter(
+        "alerts_sent",
+        "Alerts that a channel took.",
+        ("channel",),
+        lambda monitor: (((state.name,), state.all_sent) for state in monitor.channels),
+    ),
+    Counter(
+        "alert_failures",
+        "Alerts that a channel did not take.",
+        ("channel",),
+        lambda monitor: (((state.name,), state.all_failures) for state in monitor.channels),
+    ),
+    Counter(
         "checksum_failures",
         "Archive runs that stopped because what was read back is not what was written.",
         TABLE,

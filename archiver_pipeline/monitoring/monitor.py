@@ -18,6 +18,8 @@ from archiver_pipeline.monitoring.probes import (
 )
 from archiver_pipeline.monitoring.recorded import DatabaseRestores, TableRuns
 from archiver_pipeline.monitoring.watch import Seen, Touch, Watch, words_of
+from archiver_pipeline.notify.channel import open_channels
+from archiver_pipeline.orchestration.alert_state import ChannelState, read_channels
 from archiver_pipeline.storage.s3 import S3Store
 
 
@@ -29,6 +31,8 @@ class Monitor:
         self.archives = {table: TableArchives(table) for table in config.tables}
         self.runs = {table: TableRuns(table) for table in config.tables}
         self.restores = {database.id: DatabaseRestores(database) for database in config.databases}
+        self.channels: tuple[ChannelState, ...] = ()
+        """How sending alerts went, by each channel that is enabled; empty until it was read."""
         self._eye = DagsterEye(config.path.parent)
         self._store = S3Store(config.store, connections=THREADS + 1 + len(config.databases))
         self._open_watches()
@@ -97,7 +101,12 @@ class Monitor:
         for reader in readers:
             reader.look(self._eye.instance, touch)
             touch()
+        self.channels = read_channels(self._eye.instance, self._channel_names())
         return True
+
+    def _channel_names(self) -> list[str]:
+        notifications = self.config.notifications
+        return [channel.name for channel in open_channels(notifications)] if notifications.enabled else []
 
     def _often(self, subject: str, look: Callable[[Touch], Seen], *, is_long: bool = False) -> Watch[Seen]:
         settings = self.config.config.monitoring

@@ -9,13 +9,16 @@ import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType
 from dagster._daemon.types import DaemonHeartbeat
+from prometheus_client import generate_latest
 
 from archiver_pipeline.errors import ManifestError, NetworkError
 from archiver_pipeline.monitoring.archived import TableArchives
 from archiver_pipeline.monitoring.health import health_of
+from archiver_pipeline.monitoring.metrics import registry_of
 from archiver_pipeline.monitoring.monitor import Monitor
 from archiver_pipeline.monitoring.recorded import TableRuns
 from archiver_pipeline.monitoring.watch import Watch
+from archiver_pipeline.orchestration.alert_state import ChannelState, write_channel
 from archiver_pipeline.orchestration.history import table_history
 from archiver_pipeline.storage.s3 import S3Store
 from archiver_pipeline_tests.cli.workplace import PASSWORD_VARIABLE, SECRET_VARIABLE, wait_until
@@ -108,6 +111,26 @@ def daemon_of(monitor):
     monitor.dagster.look_once()
     health = health_of(monitor, datetime.now(UTC))
     return health.document["dagster"]["daemon"], any("daemon gives no sign" in reason for reason in health.reasons)
+
+
+def test_alerts_that_a_channel_did_not_take_are_told_and_are_no_reason(workplace, instance, monkeypatch):
+    workplace.document["notifications"] = {"enabled": True, "slack": {"webhook_url": "https://hooks.invalid/x"}}
+    workplace.write()
+    use_environment(workplace, monkeypatch)
+    now = datetime.now(UTC)
+    write_channel(instance, ChannelState("slack").after(None, now).after("nobody answers", now))
+    monitor = Monitor(workplace.loaded())
+    monitor.runs_read.look_once()
+
+    text = generate_latest(registry_of(monitor)).decode()
+    for line in (
+        'archiver_alerts_sent_total{channel="slack"} 1.0',
+        'archiver_alert_failures_total{channel="slack"} 1.0',
+    ):
+        assert line in text.splitlines()
+    health = health_of(monitor, now)
+    assert health.document["alerts"]["slack"]["problem"] == "nobody answers"
+    assert not [reason for reason in health.reasons if "slack" in reason]
 
 
 def test_a_look_that_fails_is_told_without_words_of_strangers():
