@@ -211,7 +211,7 @@ def archiver_script() -> str:
     return str(Path(sys.executable).with_name("archiver"))
 
 
-def wait_until(happened: Callable[[], object], *, what: str, seconds: float = 30) -> None:
+def wait_until(happened: Callable[[], object], *, what: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
