@@ -195,8 +195,8 @@ def _config(folder: Path, postgres: PostgresServer, s3: S3Server) -> dict[str, o
 
 
 def _first_window() -> str:
-    """Some days before the oldest row, so that the UI shows the demo's partitions and not years of empty ones."""
-    return (datetime.now(UTC) - timedelta(days=_DAYS + 7)).date().isoformat()
+    """The day of the oldest row, so that the UI shows the demo's partitions and not years of empty ones."""
+    return (datetime.now(UTC) - timedelta(days=_DAYS)).date().isoformat()
 
 
 def _fill(sandbox: Sandbox, rows: int) -> None:

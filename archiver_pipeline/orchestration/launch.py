@@ -74,9 +74,9 @@ def run_windows_in_process(
 
     Raises KeyboardInterrupt when the run was interrupted.
     """
-    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={asset_key(settings)})
-    result = job.execute_in_process(
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance,
+        asset_selection=[asset_key(settings)],
         tags=run_tags(settings)
         | {_RANGE_START: windows[0].key, _RANGE_END: windows[-1].key, PROCESS_TAG: _this_process(), **_NOT_RETRIED},
         run_config=_run_config(settings, limit_rows, log_level),
@@ -99,9 +99,9 @@ def run_restore_in_process(
 
     Raises KeyboardInterrupt when the run was interrupted.
     """
-    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={restored_key(database)})
-    result = job.execute_in_process(
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance,
+        asset_selection=[restored_key(database)],
         tags={RESTORED_DATABASE_TAG: database.id, PROCESS_TAG: _this_process(), **_NOT_RETRIED},
         run_config=restore_run_config(database, config_of(request)) | _console(log_level),
         raise_on_error=False,

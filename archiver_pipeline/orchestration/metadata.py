@@ -80,9 +80,11 @@ def archive_checks(report: ArchiveReport, key: dg.AssetKey) -> Iterator[dg.Asset
         metadata={
             "rows_still_eligible": report.left_behind_rows,
             "protected_rows": report.protected_rows,
-            "reason": report.stopped_reason,
+            "reason": report.stopped_reason or "nothing left",
         },
-        description="No eligible row remains, but for those that a restore brought back and protects.",
+        description="No eligible row remains, but for those that a restore brought back and protects."
+        if report.left_behind_rows == 0
+        else "Eligible rows remain; the next run takes them, unless the reason is one that stays.",
     )
 
 

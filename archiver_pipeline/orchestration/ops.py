@@ -94,9 +94,10 @@ class StepOps:
                 context.log.warning(str(kept))
             context.log.info(f"report: {report.rows} rows archived, {report.left_behind_rows} left behind")
             shape = before.verification.upload.encoding.extraction.plan.shape
-            context.add_asset_metadata(report_metadata(report, shape), key)
             for window in report.windows:
-                context.add_asset_metadata(window_metadata(report, window), key, window.window_key)
+                # In one call, in the order in which people read it: the window first, then the run.
+                shown = {**window_metadata(report, window), **report_metadata(report, shape)}
+                context.add_asset_metadata(shown, key, window.window_key)
             yield from archive_checks(report, key)
             yield dg.Output(None, output_name="result")
 

@@ -48,16 +48,19 @@ _WAITING_KEYS = "waiting_keys"
 
 
 class RestoreConfig(dg.Config):
-    """What to restore, and where to. The database that it goes into is the asset's."""
+    """What to restore, and where to. The database that it goes into is the asset's.
 
-    table: str | None = Field(None, description="Table whose archives are restored; not needed with s3_key.")
+    Empty is unset. What most restores need is empty by default, and not missing: the launchpad shows no other keys.
+    """
+
+    table: str | None = Field("", description="Table whose archives are restored; not needed with s3_key.")
     schema_name: str = Field("public", description="Schema of that table.")
     source_database: str | None = Field(None, description="Database id of that table; unset: the asset's.")
-    s3_key: str | None = Field(None, description="Key of one archive; unset: all of the table.")
-    start_date: str | None = Field(None, description="First day of rows, UTC, like 2025-01-31 (inclusive).")
-    end_date: str | None = Field(None, description="Last day of rows, UTC (inclusive).")
+    s3_key: str | None = Field("", description="Key of one archive; unset: all of the table.")
+    start_date: str | None = Field("", description="First day of rows, UTC, like 2025-01-31 (inclusive).")
+    end_date: str | None = Field("", description="Last day of rows, UTC (inclusive).")
     to_schema: str | None = Field(None, description="Schema to restore to; unset: the source's.")
-    to_table: str | None = Field(None, description="Table to restore to; unset: the source's.")
+    to_table: str | None = Field("", description="Table to restore to; unset: the source's.")
     conflict_strategy: ConflictStrategy = Field(ConflictStrategy.skip, description="For rows already there.")
     schema_strategy: SchemaStrategy = Field(SchemaStrategy.strict, description="For columns that changed.")
     where: str | None = Field(None, description="Only rows for which this predicate is true.")
@@ -83,12 +86,12 @@ def request_of(config: RestoreConfig, database_id: str, prefix: str) -> RestoreR
     return RestoreRequest(
         source=source,
         target=TableName(database_id, config.to_schema or source.schema, config.to_table or source.table),
-        data_key=config.s3_key,
+        data_key=config.s3_key or None,
         start=start,
         end=end,
         conflict=config.conflict_strategy,
         schema=config.schema_strategy,
-        where=config.where,
+        where=config.where or None,
         allow_lossy_casts=config.allow_lossy_casts,
         ignore_watermark=config.ignore_watermark,
         protect_days=config.protect_days,
@@ -363,9 +366,9 @@ def _is_restored(item: RestoredObject) -> bool:
 def _source_of(config: RestoreConfig, database_id: str, prefix: str) -> TableName:
     """The named table, or that of the key. Raises ConfigError when both are written and differ, or neither is."""
     named = None
-    if config.table is not None:
+    if config.table:
         named = TableName(config.source_database or database_id, config.schema_name, config.table)
-    if config.s3_key is None:
+    if not config.s3_key:
         if named is None:
             raise ConfigError("neither table nor s3_key says what to restore", hint="write one of them into the config")
         return named
@@ -382,7 +385,7 @@ def _source_of(config: RestoreConfig, database_id: str, prefix: str) -> TableNam
 
 
 def _day(field: str, text: str | None) -> date | None:
-    if text is None:
+    if not text:
         return None
     try:
         return date.fromisoformat(text)
