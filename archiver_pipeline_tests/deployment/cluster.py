@@ -33,7 +33,7 @@ from archiver_pipeline_tests.orchestration.running import RANGE_END, RANGE_START
 from archiver_pipeline_tests.plugins.archiving import RETENTION_DAYS, create_audit_table
 from archiver_pipeline_tests.plugins.servers import Bucket, Database
 
-SERVICES = ("code-server", "webserver", "daemon")
+SERVICES = ("code-server", "webserver", "daemon", "monitor")
 START_SECONDS = 90
 RUN_SECONDS = 90
 _OFTEN = {
@@ -232,6 +232,7 @@ class Cluster:
             "/opt/dagster/workspace.yaml": str(DEPLOY / "workspace.yaml"),
         }
         words = [here.get(word, word).replace(":3000/", f":{self.ports['webserver']}/") for word in command]
+        words = [word.replace("8001", str(self.ports["monitor"])) for word in words]
         return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
 
     def _environment(self, service: str) -> dict[str, str]:
@@ -349,6 +350,7 @@ def _document(cluster: Cluster) -> dict[str, Any]:
             for database_id, database in cluster.databases.items()
         ],
         "dagster": {"step_outputs": "store"},
+        "monitoring": {"health_check_enabled": True, "health_check_port": cluster.ports["monitor"]},
     }
 
 

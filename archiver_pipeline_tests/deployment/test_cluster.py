@@ -15,6 +15,7 @@ SUCCESS, FAILURE, CANCELED = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FA
 
 def test_every_service_answers_its_health_check(cluster):
     wait_until(lambda: "SensorDaemon" in cluster.log("daemon"), what="the daemon's threads have begun")
+    wait_until(lambda: "/health" in cluster.log("monitor"), what="the monitor serves")
     with ThreadPoolExecutor() as pool:
         checks = dict(zip(SERVICES, pool.map(cluster.health, SERVICES), strict=True))
     assert {service: done.returncode for service, done in checks.items()} == dict.fromkeys(SERVICES, 0), checks
