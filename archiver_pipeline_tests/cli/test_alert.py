@@ -59,7 +59,6 @@ def test_a_variable_that_is_not_set_fails_the_check_and_no_run(alerting, workpla
     checked = workplace.run("check")
     assert checked.code == 3
     assert f"FAILED  alerts slack: environment variable {WEBHOOK_VARIABLE} is not set" in checked.stdout
-    assert workplace.run("alert", "test").code == 7
     ran = workplace.run("run")
     assert ran.code == 0
     assert "no alert goes there" in ran.stderr
@@ -87,9 +86,6 @@ def test_rate_limits_hold_across_processes_and_the_all_clear_says_so(alerting, w
     assert listener.titles == [f"Archive of {NAME} failed: another run holds the table's lock"]
     assert workplace.run("run", "--limit", "10").code == 0
     assert "it had failed 2 times since" in listener.posted[-1].text
-    with workplace.hold_lock():
-        assert workplace.run("run").code == 4
-    assert len([title for title in listener.titles if "failed" in title]) == 2
 
 
 @pytest.mark.parametrize("face", [[], ["--direct"]])
