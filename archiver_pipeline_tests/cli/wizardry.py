@@ -1,13 +1,20 @@
 """A database to be discovered, and the wizard run on it: with flags, or by somebody who types at a real terminal."""
 
+import io
+import os
+import signal
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pexpect
+import pytest
 import yaml
 
+from archiver_pipeline.cli.main import main
 from archiver_pipeline_tests.cli.workplace import PASSWORD_VARIABLE, Finished, Workplace, archiver_script
 
 ACCESS_VARIABLE = "TEST_S3_ACCESS"
@@ -82,10 +89,25 @@ class Wizardry:
         ]
 
     def run(self, *more: str, **changed: str | None) -> Finished:
-        return self.place.run("wizard", "--non-interactive", *self.flags(**changed), *more)
+        return self.inside("wizard", "--non-interactive", *self.flags(**changed), *more)
+
+    def inside(self, *arguments: str) -> Finished:
+        """A command in this process: many are tried, and another process would read every module's files again."""
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+            patch.chdir(self.place.folder)
+            patch.setattr(sys, "argv", ["archiver", *arguments])
+            patch.setattr(os, "environ", self.place.environment)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        self.place.require_no_secret("the output", (stdout.getvalue() + stderr.getvalue()).encode())
+        return Finished(int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
     def check(self) -> Finished:
-        return self.place.run("check", "--config", self.output.name)
+        return self.inside("check", "--config", self.output.name)
 
     def sit_down(self, *arguments: str) -> "pexpect.spawn[str]":
         """The wizard at a terminal of 100 columns."""
