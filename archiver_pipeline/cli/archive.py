@@ -29,7 +29,7 @@ from archiver_pipeline.orchestration.launch import (
     ranges_of,
     run_windows_in_process,
 )
-from archiver_pipeline.postgres.catalog import inspect_table
+from archiver_pipeline.postgres.catalog import inspect_table, table_name
 from archiver_pipeline.postgres.connection import source_errors
 
 
@@ -57,6 +57,7 @@ def archive_tables(
         definitions = build_definitions(loaded, progress=lambda: listener)
         for settings in tables:
             _Drain(loaded, settings, dates, listener, definitions, instance, limit_rows, log_level).run()
+            listener.table_finished(table_name(settings))
 
 
 def exit_code(listener: RunListener, tables: int, *, is_limited: bool) -> int:

@@ -65,13 +65,22 @@ class RunListener(SilentProgress):
         if self._bars is None:
             return
         with self._lock:
-            for (known, _), task in list(self._tasks.items()):
-                if known == table:
-                    self._bars.remove_task(task)
-            self._tasks = {key: task for key, task in self._tasks.items() if key[0] != table}
+            self._remove_bars(self._bars, table)
             self._tasks[table, step] = self._bars.add_task(
                 f"{table} [bold]{step}[/]", total=rows or batches or None, rate="", unit="rows" if rows else "batches"
             )
+
+    def table_finished(self, table: TableName) -> None:
+        """Nothing more comes of this table: its bar makes room for those that are worked on."""
+        if self._bars is not None:
+            with self._lock:
+                self._remove_bars(self._bars, table)
+
+    def _remove_bars(self, bars: Progress, table: TableName) -> None:
+        for (known, _), task in list(self._tasks.items()):
+            if known == table:
+                bars.remove_task(task)
+        self._tasks = {key: task for key, task in self._tasks.items() if key[0] != table}
 
     def batch_finished(self, table: TableName, step: str, batch: BatchStep) -> None:
         task = self._tasks.get((table, step))

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from archiver_pipeline.cli.options import (
     date_range,
     open_config,
 )
+from archiver_pipeline.cli.parallel import archive_databases, databases_at_once
 from archiver_pipeline.cli.pending import warn_of_kept
 from archiver_pipeline.cli.progress import RunListener, listen
 from archiver_pipeline.config.effective import TableSettings
@@ -56,7 +58,8 @@ def run(
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Dagster's log of every step.")] = False,
 ) -> None:
-    """Archive every window that is wholly older than retention.
+    """Archive every window that is wholly older than retention, one table after the other; with parallel_databases,
+    up to max_parallel_databases databases at a time.
 
     Rows leave a table only after they were read back from the store and compared. Interrupt it whenever you like and
     run it again: it goes on at the last finished batch.
@@ -81,8 +84,10 @@ def run(
         _print_previews([_preview(loaded, settings, dates, limit) for settings in tables], as_json=as_json)
         return
     listener = listen(loaded)
+    at_once = databases_at_once(loaded, tables)
+    archive = archive_tables if at_once == 1 else partial(archive_databases, at_once=at_once)
     with listener.drawing(quiet=as_json or verbose):
-        archive_tables(
+        archive(
             loaded,
             tables,
             dates,

@@ -159,7 +159,7 @@ BUILT_IN_DEFAULTS = MappingProxyType(
 class Defaults(InheritedSettings):
     """Settings of every table that does not say otherwise."""
 
-    parallel_databases: bool = Field(False, description="Work on several databases at once. Not built yet: warns.")
+    parallel_databases: bool = Field(False, description="Let `archiver run` work on several databases at once.")
     max_parallel_databases: Annotated[Int, Field(ge=1, le=100)] = Field(
         3, description="How many databases at once, when parallel_databases is true."
     )

@@ -38,10 +38,3 @@ def test_features_that_are_neither(load, text):
     loaded = load(text)
     assert unbuilt_features(loaded.config) == ()
     assert loaded.warnings == ()
-
-
-@pytest.mark.parametrize("setting", ["parallel_databases"])
-def test_settings_without_effect_are_warned_about(load, setting):
-    (warning,) = load(f"{MINIMAL}defaults: {{{setting}: true}}\n").warnings
-    assert setting in warning
-    assert "not built yet" in warning

@@ -95,6 +95,13 @@ def database(postgres_server: PostgresServer) -> Iterator[Database]:
 
 
 @pytest.fixture
+def other_database(postgres_server: PostgresServer) -> Iterator[Database]:
+    """A second one, on the same server."""
+    with fresh_database(postgres_server) as fresh:
+        yield fresh
+
+
+@pytest.fixture
 def bucket(s3_server: S3Server) -> Iterator[Bucket]:
     """An empty bucket that goes away after the test with everything in it."""
     with fresh_bucket(s3_server) as fresh:
