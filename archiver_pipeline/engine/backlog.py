@@ -3,21 +3,26 @@
 Both are looked up in the index of the timestamp column, and counted no further than the caller says.
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from archiver_pipeline.domain.protection import unprotected_spans
-from archiver_pipeline.domain.table import TableName, TableShape
-from archiver_pipeline.domain.windows import WindowUnit
-from archiver_pipeline.engine.inventory import DateRange, end_of_due
-from archiver_pipeline.engine.protection import session_protections
+from archiver_pipeline.config.effective import DatabaseSettings, StoreSettings, TableSettings
+from archiver_pipeline.domain.protection import protections_in_force, unprotected_spans
+from archiver_pipeline.domain.table import TableName, TableShape, TimedTable
+from archiver_pipeline.domain.windows import WindowUnit, end_of_eligible
+from archiver_pipeline.engine.protection import read_protections
 from archiver_pipeline.engine.session import ArchiveSession
-from archiver_pipeline.postgres.catalog import inspect_table
-from archiver_pipeline.postgres.connection import source_errors
-from archiver_pipeline.postgres.eligible import count_between, first_rows_between, oldest_eligible
+from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.postgres.catalog import find_timed_tables, inspect_table, table_name
+from archiver_pipeline.postgres.connection import Connection, connect, source_errors
+from archiver_pipeline.postgres.eligible import count_between, first_rows_between, oldest_eligible, source_clock
+from archiver_pipeline.storage.s3 import S3Store
 
 _INTAKE_DAYS = 7
 _DAY_SECONDS = 86_400
+_LOOK_TIMEOUT = "30s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,16 @@ class Backlog:
     cutoff: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class TableLook:
+    """Backlog and intake (rows per day) of one table, or why it could not be looked at."""
+
+    settings: TableSettings
+    backlog: Backlog | None = None
+    intake_rows_per_day: float = 0.0
+    error: ArchiverError | None = None
+
+
 def measure_backlog(session: ArchiveSession, *, most_rows: int, shape: TableShape | None = None) -> Backlog:
     """What is left to archive, counting no further than `most_rows`. Takes no lock, changes nothing.
 
@@ -42,29 +57,86 @@ def measure_backlog(session: ArchiveSession, *, most_rows: int, shape: TableShap
     be read, and what `inspect_table` raises.
     """
     with source_errors(session.primary):
-        shape = shape or inspect_table(session.connection, session.settings)
-        cutoff = end_of_due(session, DateRange())
-        rows, oldest = 0, None
-        for start, end in _spans(session, cutoff):
-            oldest = oldest or oldest_eligible(session.connection, shape, end, after=start)
-            rows += count_between(session.connection, shape, start, end, most_rows + 1 - rows)
-            if rows > most_rows:
-                break
-    return Backlog(session.name, min(rows, most_rows), rows > most_rows, oldest, cutoff)
+        known = shape or inspect_table(session.connection, session.settings)
+        return _backlog(session.connection, session.store, session.settings, known, most_rows)
 
 
 def measure_intake(session: ArchiveSession, shape: TableShape, cutoff: datetime, *, most_rows: int) -> float:
     """Rows that become eligible per day: those just younger than `cutoff`, averaged over the days that come next, at
     most seven. When there are more than `most_rows`, over the time that so many of them span."""
-    days = min(_INTAKE_DAYS, session.settings.retention_days)
     with source_errors(session.primary):
-        rows, last = first_rows_between(session.connection, shape, cutoff, cutoff + timedelta(days=days), most_rows)
+        return _intake(session.connection, session.settings, shape, cutoff, most_rows)
+
+
+def look_at_tables(
+    database: DatabaseSettings, store_settings: StoreSettings, tables: Sequence[TableSettings], *, most_rows: int
+) -> Iterator[TableLook]:
+    """Backlog and intake of many tables of a database over one connection. A table that cannot be looked at is one with
+    an error; when the database or the store does not answer, all are."""
+    try:
+        store = S3Store(store_settings)
+        store.require_bucket()
+        connection = connect(database.primary, statement_timeout=_LOOK_TIMEOUT)
+    except ArchiverError as error:
+        yield from (TableLook(settings, error=error) for settings in tables)
+        return
+    with contextlib.closing(connection), source_errors(database.primary):
+        known = find_timed_tables(connection, tables)
+        for settings in tables:
+            yield _look(database, connection, store, settings, known.get(table_name(settings)), most_rows)
+
+
+def _look(
+    database: DatabaseSettings,
+    connection: Connection,
+    store: S3Store,
+    settings: TableSettings,
+    known: TimedTable | None,
+    most_rows: int,
+) -> TableLook:
+    try:
+        with source_errors(database.primary):
+            timed = known or inspect_table(connection, settings)
+            backlog = _backlog(connection, store, settings, timed, most_rows)
+            return TableLook(settings, backlog, _intake(connection, settings, timed, backlog.cutoff, most_rows))
+    except ArchiverError as error:
+        return TableLook(settings, error=error)
+
+
+def _backlog(
+    connection: Connection, store: S3Store, settings: TableSettings, timed: TableShape | TimedTable, most_rows: int
+) -> Backlog:
+    now = source_clock(connection).astimezone(UTC)
+    cutoff = end_of_eligible(WindowUnit(settings.window), now, settings.retention_days)
+    rows, oldest = 0, oldest_eligible(connection, timed, cutoff, after=None)
+    if oldest is None:
+        return Backlog(timed.name, 0, False, None, cutoff)
+    oldest = None
+    for start, end in _unprotected(store, settings, timed.name, now, cutoff):
+        oldest = oldest or oldest_eligible(connection, timed, end, after=start)
+        rows += count_between(connection, timed, start, end, most_rows + 1 - rows)
+        if rows > most_rows:
+            break
+    return Backlog(timed.name, min(rows, most_rows), rows > most_rows, oldest, cutoff)
+
+
+def _unprotected(
+    store: S3Store, settings: TableSettings, name: TableName, now: datetime, cutoff: datetime
+) -> list[tuple[datetime | None, datetime]]:
+    """The time before the cutoff that no protection reaches into."""
+    protections = protections_in_force(read_protections(store, name), now)
+    return unprotected_spans(WindowUnit(settings.window), cutoff, protections, first=settings.first_window)
+
+
+def _intake(
+    connection: Connection,
+    settings: TableSettings,
+    timed: TableShape | TimedTable,
+    cutoff: datetime,
+    most_rows: int,
+) -> float:
+    days = min(_INTAKE_DAYS, settings.retention_days)
+    rows, last = first_rows_between(connection, timed, cutoff, cutoff + timedelta(days=days), most_rows)
     if rows == most_rows and last is not None and last > cutoff:
         return rows * _DAY_SECONDS / (last - cutoff).total_seconds()
     return rows / days
-
-
-def _spans(session: ArchiveSession, cutoff: datetime) -> list[tuple[datetime | None, datetime]]:
-    """The time before the cutoff that is not protected."""
-    unit, first = WindowUnit(session.settings.window), session.settings.first_window
-    return unprotected_spans(unit, cutoff, session_protections(session), first=first)

@@ -32,7 +32,8 @@ _SEE_LOG = "its error is in the run's log in Dagster"
 @dataclass(frozen=True, slots=True)
 class RunFigures:
     """What one attempt reported. `seconds` is wall time, `step_seconds` its parts; `space_reclaimed_bytes` is below 0
-    when the table grew; `rows_still_eligible` counts those of the run's windows, the `protected_rows` of them included.
+    when the table grew; `rows_still_eligible` counts those of the run's windows, the `protected_rows` of them included;
+    `backlog_rows` those of the whole table after the run, None when it was not measured.
 
     A run that only repeats the last step of an earlier one reports the same `attempt_id` again.
     """
@@ -51,6 +52,7 @@ class RunFigures:
     table_bytes_after: int
     vacuum: str
     stopped_reason: str
+    backlog_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,12 @@ def table_history(instance: dg.DagsterInstance, settings: TableSettings, *, limi
         last_success=next((run for run in runs.values() if run.succeeded), None),
         last_failure=FailedRun(failed, read_failure(instance, settings, failed.run_id)) if failed else None,
     )
+
+
+def archived_rows_of(history: TableHistory) -> list[tuple[datetime, int]]:
+    """When the table's runs began, and how many rows each archived; each attempt once."""
+    attempts = {run.figures.attempt_id: (run.created_at, run.figures.rows) for run in history.runs if run.figures}
+    return list(attempts.values())
 
 
 def read_runs(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> list[PastRun]:
@@ -294,6 +302,7 @@ def _figures(windows: Sequence[Mapping[str, Any]]) -> RunFigures:
         table_bytes_after=whole["table_bytes_after"],
         vacuum=whole["vacuum"],
         stopped_reason=whole["stopped_reason"],
+        backlog_rows=whole.get("backlog_rows"),
     )
 
 

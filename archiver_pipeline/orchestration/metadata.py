@@ -1,13 +1,17 @@
 """Reports as Dagster metadata: numbers that plot over partitions, links, and the two asset checks."""
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
+from archiver_pipeline.domain.pace import Pace
 from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.engine.backlog import Backlog
 from archiver_pipeline.engine.report import ArchiveReport, WindowReport
 
+BACKLOG_COUNTED_ROWS = 1_000_000
 _KEYS_SHOWN = 50
 
 
@@ -60,6 +64,21 @@ def report_metadata(report: ArchiveReport, shape: TableShape) -> Mapping[str, An
             ]
         ),
     }
+
+
+def backlog_metadata(backlog: Backlog, pace: Pace, now: datetime) -> Mapping[str, Any]:
+    """What is left of the whole table after the run, and when it will be gone. `days_until_drained` is left out when
+    that is never; `backlog_rows` is counted up to `backlog_counted_to`."""
+    overdue = now - backlog.oldest_row if backlog.oldest_row else timedelta(0)
+    days = pace.days_until_drained
+    return {
+        "backlog_rows": backlog.eligible_rows,
+        "backlog_counted_to": BACKLOG_COUNTED_ROWS,
+        "oldest_eligible_age_days": round(overdue / timedelta(days=1), 2),
+        "intake_rows_per_day": round(pace.intake_rows_per_day, 1),
+        "drained_rows_per_day": round(pace.drained_rows_per_day, 1),
+        "drained": str(pace),
+    } | ({} if days is None else {"days_until_drained": round(days, 2)})
 
 
 def archive_checks(report: ArchiveReport, key: dg.AssetKey) -> Iterator[dg.AssetCheckResult]:

@@ -4,16 +4,19 @@ There is no retry policy: with one, terminating an in-process run would be taken
 errors ask for a retry themselves; everything else fails the run and says why.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import dagster as dg
 
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.domain.batch import Deletion, Encoding, Extraction, Plan, Upload, Verification
-from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.domain.pace import Pace, drained_per_day
+from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.domain.windows import Window, WindowUnit, window_of_key
+from archiver_pipeline.engine.backlog import measure_backlog, measure_intake
 from archiver_pipeline.engine.compress import compress_batches
 from archiver_pipeline.engine.delete import delete_batches
 from archiver_pipeline.engine.extract import extract_batches
@@ -24,7 +27,14 @@ from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.upload import upload_batches
 from archiver_pipeline.engine.verify import verify_batches
 from archiver_pipeline.errors import ArchiverError, LockHeldError
-from archiver_pipeline.orchestration.metadata import archive_checks, report_metadata, window_metadata
+from archiver_pipeline.orchestration.history import archived_rows_of, table_history
+from archiver_pipeline.orchestration.metadata import (
+    BACKLOG_COUNTED_ROWS,
+    archive_checks,
+    backlog_metadata,
+    report_metadata,
+    window_metadata,
+)
 from archiver_pipeline.orchestration.names import asset_key, asset_name, pool_of, process_of
 from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, ArchiverRuntime
 
@@ -89,14 +99,15 @@ class StepOps:
             session = _session(context, settings)
             with engine_errors(context, session):
                 report = report_archive(session, before)
+                shape = before.verification.upload.encoding.extraction.plan.shape
+                left = _left(context.instance, session, shape, report.rows)
             _runtime(context).reports[settings] = report
             for kept in (*report.kept, *report.kept_before):
                 context.log.warning(str(kept))
             context.log.info(f"report: {report.rows} rows archived, {report.left_behind_rows} left behind")
-            shape = before.verification.upload.encoding.extraction.plan.shape
             for window in report.windows:
                 # In one call, in the order in which people read it: the window first, then the run.
-                shown = {**window_metadata(report, window), **report_metadata(report, shape)}
+                shown = {**window_metadata(report, window), **report_metadata(report, shape), **left}
                 context.add_asset_metadata(shown, key, window.window_key)
             yield from archive_checks(report, key)
             yield dg.Output(None, output_name="result")
@@ -127,6 +138,17 @@ class StepOps:
             pool=pool_of(self._settings.database),
         )
         return decorate(body)
+
+
+def _left(
+    instance: dg.DagsterInstance, session: ArchiveSession, shape: TableShape, archived_rows: int
+) -> Mapping[str, Any]:
+    """Backlog, drain and intake of the whole table, this run's rows included though Dagster has not stored them yet."""
+    now = datetime.now(UTC)
+    backlog = measure_backlog(session, most_rows=BACKLOG_COUNTED_ROWS, shape=shape)
+    intake = measure_intake(session, shape, backlog.cutoff, most_rows=BACKLOG_COUNTED_ROWS)
+    drained = drained_per_day([*archived_rows_of(table_history(instance, session.settings)), (now, archived_rows)], now)
+    return backlog_metadata(backlog, Pace(backlog.eligible_rows, drained, intake), now)
 
 
 STEP_DESCRIPTIONS = {

@@ -197,7 +197,7 @@ def count_up_to(connection: Connection, shape: TableShape, window: Window, cutof
 
 
 def count_between(
-    connection: Connection, shape: TableShape, start: datetime | None, end: datetime, limit_rows: int
+    connection: Connection, shape: TableShape | TimedTable, start: datetime | None, end: datetime, limit_rows: int
 ) -> int:
     """The number of rows from `start` (inclusive, None: the oldest) to `end` (exclusive), no further than
     `limit_rows`."""
@@ -211,7 +211,7 @@ def count_between(
 
 
 def first_rows_between(
-    connection: Connection, shape: TableShape, start: datetime, end: datetime, limit_rows: int
+    connection: Connection, shape: TableShape | TimedTable, start: datetime, end: datetime, limit_rows: int
 ) -> tuple[int, datetime | None]:
     """How many rows there are from `start` (inclusive) to `end` (exclusive), no further than `limit_rows`, and the time
     of the last one that was counted, oldest first; None when there is none."""

@@ -1,6 +1,7 @@
 """`archiver run` over several databases at once: exact accounting, whatever ends it and whichever of them fails."""
 
 import signal
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -15,8 +16,7 @@ from archiver_pipeline_tests.plugins.archiving import RETENTION_DAYS, create_aud
 from archiver_pipeline_tests.plugins.servers import Database
 
 OTHER_ID = "otherdb"
-SLOW = {"sleep_between_batches": 0.3, "workers": 1}
-QUICK = {"sleep_between_batches": 0, "workers": 2}
+LOCK_NEWEST = "SELECT FROM audit_logs WHERE id < 100000 ORDER BY created_at DESC LIMIT 1 FOR UPDATE"
 
 
 @dataclass
@@ -40,18 +40,22 @@ class TwoDatabases:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
         return [one.execute(query, [APPLICATION])[0][0] for one in (self.workplace.database, self.other)]
 
-    def start_and_meet(self, *arguments):
-        """A slow run, met when both databases have a receipt and neither is done."""
-        self.workplace.write(**SLOW)
-        process = self.workplace.start("run", *arguments)
-        wait_until(lambda: all(ledger.receipted() for ledger in self.ledgers), what="a receipt in each", seconds=60)
-        assert process.poll() is None
-        assert all(ledger.old_rows_in_table() for ledger in self.ledgers)
-        assert all(self.sessions()), "one came after the other"
-        return process
+    @contextmanager
+    def met_midway(self, *face):
+        """A run, met when each database has a receipt and waits for a row that an application holds."""
+        self.workplace.write(lock_timeout_ms=60_000, workers=1)
+        with ExitStack() as applications:
+            for database in (self.workplace.database, self.other):
+                application = applications.enter_context(database.connect(autocommit=False))
+                application.execute(LOCK_NEWEST)
+                applications.callback(application.rollback)
+            process = self.workplace.start("run", *face)
+            wait_until(lambda: all(ledger.receipted() for ledger in self.ledgers), what="a receipt in each", seconds=60)
+            wait_until(lambda: all(self.sessions()), what="both at work")
+            yield process
 
     def complete(self, *face):
-        self.workplace.write(**QUICK)
+        self.workplace.write(lock_timeout_ms=100, workers=2)
         finished = self.workplace.run("run", "--json", *face)
         assert finished.code == 0, finished.stderr
         self.account_all_archived()
@@ -71,9 +75,9 @@ def two(workplace, other_database):
 @pytest.mark.parametrize(("stop", "face"), [(signal.SIGINT, []), (signal.SIGKILL, ["--direct"])])
 def test_both_are_worked_on_at_once_and_one_signal_stops_both(two, stop, face):
     """SIGKILL as well: workers hear that their parent is gone."""
-    process = two.start_and_meet(*face)
-    process.send_signal(stop)
-    stopped = two.workplace.end(process, within_seconds=30)
+    with two.met_midway(*face) as process:
+        process.send_signal(stop)
+        stopped = two.workplace.end(process, within_seconds=30)
     assert stopped.code == (130 if stop is signal.SIGINT else -signal.SIGKILL)
     assert ("interrupted; nothing is lost" in stopped.error) == (stop is signal.SIGINT)
     wait_until(lambda: two.sessions() == [0, 0], what="no connection is left", seconds=20)
@@ -97,10 +101,10 @@ def test_one_database_that_fails_does_not_stop_the_other(two):
 
 
 def test_a_worker_that_is_killed_fails_its_tables_and_no_other(two):
-    process = two.start_and_meet("--direct", "--json")
-    workers = [child for child in psutil.Process(process.pid).children() if WORKER_MODULE in child.cmdline()]
-    assert len(workers) == 2
-    workers[0].kill()
+    with two.met_midway("--direct", "--json") as process:
+        workers = [child for child in psutil.Process(process.pid).children() if WORKER_MODULE in child.cmdline()]
+        assert len(workers) == 2
+        workers[0].kill()
     finished = two.workplace.end(process)
     assert finished.code == 1, finished.stderr
     [error] = finished.json["errors"]
