@@ -375,6 +375,9 @@ class Monitoring(Section):
     max_success_age_hours: Annotated[Float, Field(gt=0)] = Field(
         36.0, description="Hours that a table may have rows due without a run that succeeds."
     )
+    stuck_after_days: Annotated[Float, Field(gt=0, le=365)] = Field(
+        2.0, description="Days that rows may be eligible before a table that does not get on counts as stuck."
+    )
     progress_enabled: bool = Field(True, description="Log progress with rate and ETA.")
     progress_update_interval: Annotated[Float, Field(gt=0, le=3600)] = Field(
         5.0, description="Seconds between progress lines."

@@ -5,7 +5,7 @@ Both are looked up in the index of the timestamp column, and counted no further 
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from archiver_pipeline.config.effective import DatabaseSettings, StoreSettings, TableSettings
@@ -18,6 +18,7 @@ from archiver_pipeline.errors import ArchiverError
 from archiver_pipeline.postgres.catalog import find_timed_tables, inspect_table, table_name
 from archiver_pipeline.postgres.connection import Connection, connect, source_errors
 from archiver_pipeline.postgres.eligible import count_between, first_rows_between, oldest_eligible, source_clock
+from archiver_pipeline.postgres.lock_holders import LockHolder, find_lock_holders
 from archiver_pipeline.storage.s3 import S3Store
 
 _INTAKE_DAYS = 7
@@ -42,12 +43,13 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class TableLook:
-    """Backlog and intake (rows per day) of one table, or why it could not be looked at."""
+    """Backlog and intake (rows per day) of one table, or why it could not be looked at; who holds its advisory lock."""
 
     settings: TableSettings
     backlog: Backlog | None = None
     intake_rows_per_day: float = 0.0
     error: ArchiverError | None = None
+    holder: LockHolder | None = None
 
 
 def measure_backlog(session: ArchiveSession, *, most_rows: int, shape: TableShape | None = None) -> Backlog:
@@ -82,8 +84,11 @@ def look_at_tables(
         return
     with contextlib.closing(connection), source_errors(database.primary):
         known = find_timed_tables(connection, tables)
+        holders = find_lock_holders(connection, map(table_name, tables))
         for settings in tables:
-            yield _look(database, connection, store, settings, known.get(table_name(settings)), most_rows)
+            name = table_name(settings)
+            look = _look(database, connection, store, settings, known.get(name), most_rows)
+            yield replace(look, holder=holders.get(name))
 
 
 def _look(

@@ -18,6 +18,7 @@ from archiver_pipeline.orchestration.sensors import due_sensor, nightly_schedule
 from archiver_pipeline.orchestration.step_outputs import StepOutputsInStore
 from archiver_pipeline.orchestration.untold import untold_sensor
 from archiver_pipeline.orchestration.validation import archives_asset, archives_check, validate_job, validate_schedule
+from archiver_pipeline.orchestration.watching import watch_checks, watch_job, watch_schedule
 
 
 def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] = SilentProgress) -> dg.Definitions:
@@ -33,9 +34,16 @@ def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] 
             *(archives_asset(table) for table in config.tables),
             *(restored_asset(config, database, alerts) for database in config.databases),
         ],
-        asset_checks=[archives_check(table, alerts) for table in config.tables],
+        asset_checks=[
+            *(archives_check(table, alerts) for table in config.tables),
+            *(watch_checks(config, database) for database in config.databases),
+        ],
         jobs=[
-            *(job for database in config.databases for job in (restore_job(database), validate_job(database))),
+            *(
+                job
+                for database in config.databases
+                for job in (restore_job(database), validate_job(database), watch_job(database))
+            ),
             *alert_jobs(config, alerts),
         ],
         sensors=[
@@ -46,6 +54,7 @@ def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] 
         schedules=[
             *(nightly_schedule(config, database) for database in config.databases),
             *(validate_schedule(database) for database in config.databases),
+            *(watch_schedule(database) for database in config.databases),
             *alert_schedules(alerts),
         ],
         resources={RESOURCE_KEY: runtime_resource(config, progress), **_step_outputs(config)},

@@ -51,6 +51,11 @@ def has_instance(folder: Path) -> bool:
     return bool(os.environ.get("DAGSTER_HOME")) or Path("dagster.yaml").exists() or (folder / ".dagster").exists()
 
 
+def find_instance(folder: Path) -> dg.DagsterInstance | None:
+    """As `open_instance`, but None where that would make a new one: for looks that leave nothing behind."""
+    return open_instance(folder) if has_instance(folder) else None
+
+
 def _open_alone(open_it: Callable[[], dg.DagsterInstance], home: Path) -> dg.DagsterInstance:
     """Open an instance while no other command does: two that create the tables of one SQLite file fail each other."""
     with contextlib.ExitStack() as held:

@@ -110,6 +110,8 @@ def test_nothing_starts_by_itself(two_databases):
         "nightly_users": dg.DefaultScheduleStatus.STOPPED,
         "validate_nightly_orders": dg.DefaultScheduleStatus.STOPPED,
         "validate_nightly_users": dg.DefaultScheduleStatus.STOPPED,
+        "watch_daily_orders": dg.DefaultScheduleStatus.STOPPED,
+        "watch_daily_users": dg.DefaultScheduleStatus.STOPPED,
     }
 
 
