@@ -1,5 +1,6 @@
 """`archiver check`: the preflight."""
 
+import contextlib
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from archiver_pipeline.cli.options import ConfigOption, DatabaseOption, JsonOpti
 from archiver_pipeline.config.features import unbuilt_features
 from archiver_pipeline.engine.preflight import Finding, Level, preflight
 from archiver_pipeline.errors import NotBuiltError
+from archiver_pipeline.orchestration.launch import find_instance
+from archiver_pipeline.orchestration.pools import pool_findings
 
 _MARKS = {Level.ok: "[green]ok     [/]", Level.warning: "[yellow]warning[/]", Level.failed: "[red]FAILED [/]"}
 
@@ -43,6 +46,9 @@ def check(
     ]
     findings += alert_findings(loaded)
     findings += preflight(loaded, loaded.select_tables(database, table), datetime.now(UTC))
+    instance = find_instance(loaded.path.parent)
+    with instance or contextlib.nullcontext():
+        findings += pool_findings(loaded, instance)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from typer.exceptions import TyperException
 
-from archiver_pipeline.cli import alert, check, cost, listing, monitor, pending, restore, run, status, validate, wizard
+from archiver_pipeline.cli import alert, check, cost, listing, monitor, pending, pools, restore, run, status, validate, wizard
 from archiver_pipeline.cli.console import errors
 from archiver_pipeline.cli.demo import demo
 from archiver_pipeline.cli.helping import HelpfulTyper
@@ -48,6 +48,7 @@ app.command("run")(run.run)
 app.command("restore")(restore.restore)
 app.command("check")(check.check)
 app.command("status")(status.status)
+app.command("pools")(pools.pools)
 app.command("list")(listing.list_archives)
 app.command("validate")(validate.validate)
 app.command("cost")(cost.cost)

@@ -21,6 +21,7 @@ from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.engine.inventory import DateRange
 from archiver_pipeline.errors import ArchiverError
+from archiver_pipeline.orchestration import pools
 from archiver_pipeline.postgres.catalog import table_name
 
 WORKER_MODULE = "archiver_pipeline.cli.worker"
@@ -57,9 +58,7 @@ class _Worker:
 
 def databases_at_once(loaded: LoadedConfig, tables: tuple[TableSettings, ...]) -> int:
     """How many databases a run of these tables may work on at a time."""
-    defaults = loaded.config.defaults
-    most = defaults.max_parallel_databases if defaults.parallel_databases else 1
-    return min(most, len({table.database for table in tables}))
+    return min(pools.databases_at_once(loaded), len({table.database for table in tables}))
 
 
 def archive_databases(

@@ -34,6 +34,19 @@ Source = TypeVar("Source")
 Result = TypeVar("Result")
 
 
+def workers_of(settings: TableSettings) -> int:
+    """Batches at once in a run of this table. Twice the cores keeps them busy while others wait for the network; more
+    than that asks too much of a source unless it is configured."""
+    wanted = settings.workers or min(2 * (os.cpu_count() or 1), _MOST_WORKERS_UNASKED)
+    return max(1, min(wanted, settings.connection_pool_size - _RESERVED_CONNECTIONS))
+
+
+def connections_of_run(settings: TableSettings) -> int:
+    """Connections to the database that a run of this table has at most: one for each worker, the main thread's and the
+    lock's."""
+    return workers_of(settings) + _RESERVED_CONNECTIONS
+
+
 @dataclass(eq=False)
 class ArchiveSession:
     """One run's hold on one table. Everything opens on first use; `close` gives everything back.
@@ -53,7 +66,7 @@ class ArchiveSession:
         self.progress = self.progress.of_run(self.run_id)
         self.name: TableName = table_name(self.settings)
         self.format = DataFormat(self.settings.format)
-        self.workers = self._workers()
+        self.workers = workers_of(self.settings)
         self.store = shared_store or S3Store(self.store_settings, connections=self.workers + 1)
         self.row_streams: Pool[RowStream] = Pool(lambda: RowStream(self.reader, **self._limits()))
         self.connections: Pool[Connection] = Pool(lambda: connect(self.primary, **self._limits()))
@@ -123,12 +136,17 @@ class ArchiveSession:
         """
         return run_all(items, work, self.workers, self.stopping, self._cancel_all)
 
-    def close(self) -> None:
-        """Give back connections and the lock. Safe to repeat."""
+    def close_workers(self) -> None:
+        """Give back the connections of the worker threads: each step has a kind of its own, and those of the last one
+        would count against `connection_pool_size` beside those of the next. Not while a worker works."""
         self.row_streams.close()
         self.connections.close()
         if self._delete_sessions is not None:
             self._delete_sessions.close()
+
+    def close(self) -> None:
+        """Give back connections and the lock. Safe to repeat."""
+        self.close_workers()
         if self._connection is not None:
             self._connection.close()
         if self._lock is not None:
@@ -140,12 +158,6 @@ class ArchiveSession:
         self.connections.cancel_all()
         if self._delete_sessions is not None:
             self._delete_sessions.cancel_all()
-
-    def _workers(self) -> int:
-        """Twice the cores keeps them busy while others wait for the network; more than that asks too much of a source
-        unless it is configured."""
-        wanted = self.settings.workers or min(2 * (os.cpu_count() or 1), _MOST_WORKERS_UNASKED)
-        return max(1, min(wanted, self.settings.connection_pool_size - _RESERVED_CONNECTIONS))
 
     def _limits(self) -> dict[str, str]:
         """Settings of every connection that reads or deletes rows; a timeout of 0 is none."""

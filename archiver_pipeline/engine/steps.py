@@ -42,6 +42,7 @@ def timed_step(session: ArchiveSession, step: str, batches: int, rows: int) -> I
     started = perf_counter()
     with _staging_errors(), source_errors(session.primary):
         yield watch
+    session.close_workers()
     watch.seconds = perf_counter() - started
     session.progress.step_finished(session.name, step, watch.seconds)
 

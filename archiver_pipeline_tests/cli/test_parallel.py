@@ -50,8 +50,10 @@ class TwoDatabases:
                 application.execute(LOCK_NEWEST)
                 applications.callback(application.rollback)
             process = self.workplace.start("run", *face)
-            wait_until(lambda: all(ledger.receipted() for ledger in self.ledgers), what="a receipt in each", seconds=60)
-            wait_until(lambda: all(self.sessions()), what="both at work")
+            wait_until(
+                lambda: all(ledger.receipted() for ledger in self.ledgers), what="a receipt in each", seconds=120
+            )
+            wait_until(lambda: all(self.sessions()), what="both at work", seconds=60)
             yield process
 
     def complete(self, *face):
@@ -77,10 +79,10 @@ def test_both_are_worked_on_at_once_and_one_signal_stops_both(two, stop, face):
     """SIGKILL as well: workers hear that their parent is gone."""
     with two.met_midway(*face) as process:
         process.send_signal(stop)
-        stopped = two.workplace.end(process, within_seconds=30)
+        stopped = two.workplace.end(process, within_seconds=60)
     assert stopped.code == (130 if stop is signal.SIGINT else -signal.SIGKILL)
     assert ("interrupted; nothing is lost" in stopped.error) == (stop is signal.SIGINT)
-    wait_until(lambda: two.sessions() == [0, 0], what="no connection is left", seconds=20)
+    wait_until(lambda: two.sessions() == [0, 0], what="no connection is left", seconds=60)
     two.account()
     assert all(ledger.old_rows_in_table() for ledger in two.ledgers)
     reports = two.complete(*face).json["reports"]
@@ -111,7 +113,7 @@ def test_a_worker_that_is_killed_fails_its_tables_and_no_other(two):
     assert "was killed by signal 9" in error["message"]
     two.account()
     assert sorted(bool(ledger.old_rows_in_table()) for ledger in two.ledgers) == [False, True]
-    wait_until(lambda: two.sessions() == [0, 0], what="the server has noticed", seconds=20)
+    wait_until(lambda: two.sessions() == [0, 0], what="the server has noticed", seconds=60)
 
 
 @pytest.mark.parametrize(
