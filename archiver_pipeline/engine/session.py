@@ -25,7 +25,7 @@ from archiver_pipeline.postgres.copy_out import RowStream
 from archiver_pipeline.postgres.delete import DeleteSession
 from archiver_pipeline.storage.s3 import S3Store
 
-_RESERVED_CONNECTIONS = 2
+_RESERVED_CONNECTIONS = 3
 _MOST_WORKERS_UNASKED = 4
 _PRIVATE_FOLDER = 0o700
 _FOLDER_HEX_DIGITS = 12
@@ -42,8 +42,8 @@ def workers_of(settings: TableSettings) -> int:
 
 
 def connections_of_run(settings: TableSettings) -> int:
-    """Connections to the database that a run of this table has at most: one for each worker, the main thread's and the
-    lock's."""
+    """Connections to the database that a run of this table has at most: one for each worker, the main thread's, the
+    lock's, and one that tells the time of receipts."""
     return workers_of(settings) + _RESERVED_CONNECTIONS
 
 
@@ -73,6 +73,7 @@ class ArchiveSession:
         self._delete_sessions: Pool[DeleteSession] | None = None
         self._delete_shape: TableShape | None = None
         self._opening = threading.Lock()
+        self.telling_time = threading.Lock()
         self._connection: Connection | None = None
         self._lock: AdvisoryTableLock | None = None
 

@@ -130,5 +130,6 @@ def _create_once(session: ArchiveSession, key: str, data: bytes) -> None:
 
 
 def _now(session: ArchiveSession) -> datetime:
-    with session.connections.take() as connection:
+    # One connection for all workers, beside the one that each deletes on.
+    with session.telling_time, session.connections.take() as connection:
         return source_clock(connection).astimezone(UTC)

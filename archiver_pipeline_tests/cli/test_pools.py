@@ -4,7 +4,7 @@ POOL = "archiver_appdb"
 
 
 def test_shown_then_set_then_agreed_with(workplace):
-    workplace.write(connection_pool_size=12, workers=4)
+    workplace.write(connection_pool_size=14, workers=4)
     found = workplace.run("pools")
     assert (found.code, found.stderr) == (1, "")
     assert POOL in found.stdout
@@ -15,4 +15,4 @@ def test_shown_then_set_then_agreed_with(workplace):
     found = workplace.run("pools", "--set", "--json")
     assert found.code == 0
     [limit] = found.json
-    assert (limit["wanted"], limit["current"], limit["connections_per_run"]) == (2, 2, 6)
+    assert (limit["wanted"], limit["current"], limit["connections_per_run"]) == (2, 2, 7)

@@ -1,6 +1,7 @@
 """How parallelism in the configuration becomes Dagster's limits, and that a run keeps within what is counted for it."""
 
 import threading
+import time
 
 import pytest
 
@@ -18,7 +19,7 @@ def warnings(workplace, instance):
     return {finding.subject: finding for finding in found if finding.level is not Level.ok}
 
 
-@pytest.mark.parametrize(("size", "workers", "wanted"), [(10, 4, 1), (12, 4, 2), (40, 2, 10), (3, 4, 1), (1, 1, 1)])
+@pytest.mark.parametrize(("size", "workers", "wanted"), [(10, 4, 1), (14, 4, 2), (40, 2, 8), (3, 4, 1), (1, 1, 1)])
 def test_a_pool_allows_as_many_runs_as_there_are_connections_for(workplace, instance, size, workers, wanted):
     workplace.write(connection_pool_size=size, workers=workers)
     [limit] = pool_limits(workplace.loaded(), instance)
@@ -29,13 +30,13 @@ def test_a_pool_allows_as_many_runs_as_there_are_connections_for(workplace, inst
 
 
 def test_limits_that_differ_are_said_until_they_are_set(workplace, instance):
-    workplace.write(connection_pool_size=12, workers=4)
+    workplace.write(connection_pool_size=14, workers=4)
     finding = warnings(workplace, instance)[f"pool {POOL}"]
-    assert finding.message == "2 at once: connection_pool_size 12, 6 connections a run, but Dagster has no limit"
+    assert finding.message == "2 at once: connection_pool_size 14, 7 connections a run, but Dagster has no limit"
     assert finding.hint == "archiver pools --set"
     set_pool_limits(workplace.loaded(), instance)
     assert f"pool {POOL}" not in warnings(workplace, instance)
-    workplace.write(connection_pool_size=18)
+    workplace.write(connection_pool_size=21)
     assert "but Dagster has limit 2" in warnings(workplace, instance)[f"pool {POOL}"].message
 
 
@@ -45,7 +46,7 @@ def test_more_connections_than_the_server_takes_are_said(workplace, instance):
     server = f"server {database['host']}:{database['port']}"
     assert server not in warnings(workplace, instance)
     set_pool_limits(workplace.loaded(), instance)
-    assert "runs may take 996 connections; there are " in warnings(workplace, instance)[server].message
+    assert "runs may take 994 connections; there are " in warnings(workplace, instance)[server].message
 
 
 @pytest.mark.parametrize(("runs", "warns"), [(10, True), (2, False)])
@@ -70,14 +71,16 @@ class CountsSessions(SilentProgress):
         self._one_at_a_time = threading.Lock()
 
     def batch_finished(self, table, step, batch):
+        # The server shows a connection for a moment after it was closed.
+        time.sleep(0.1)
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'archiver test' AND datname = %s"
         with self._one_at_a_time:
             self.most = max(self.most, self._database.execute(query, [self._database.name])[0][0])
 
 
 def test_a_run_takes_no_more_connections_than_are_counted_for_it(archiving, audit):
-    session = archiving.session(workers=3, connection_pool_size=5)
+    session = archiving.session(workers=3, connection_pool_size=6)
     session.progress = listener = CountsSessions(archiving.database)
     archive_windows(session, archiving.windows(session))
     audit.account_all_archived()
-    assert 2 < listener.most <= connections_of_run(session.settings) == 5
+    assert 2 < listener.most <= connections_of_run(session.settings) == 6
