@@ -10,7 +10,20 @@ import typer
 from rich.markup import escape
 from typer.exceptions import TyperException
 
-from archiver_pipeline.cli import alert, check, cost, listing, monitor, pending, pools, restore, run, status, validate, wizard
+from archiver_pipeline.cli import (
+    alert,
+    check,
+    cost,
+    listing,
+    monitor,
+    pending,
+    pools,
+    restore,
+    run,
+    status,
+    validate,
+    wizard,
+)
 from archiver_pipeline.cli.console import errors
 from archiver_pipeline.cli.demo import demo
 from archiver_pipeline.cli.helping import HelpfulTyper

@@ -20,6 +20,7 @@ from archiver_pipeline.cli.progress import RunListener
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.engine.inventory import DateRange
+from archiver_pipeline.engine.progress import Progress
 from archiver_pipeline.errors import ArchiverError
 from archiver_pipeline.orchestration import pools
 from archiver_pipeline.postgres.catalog import table_name
@@ -43,12 +44,14 @@ class Order:
 
 @dataclass
 class _Worker:
-    """One running process; `unfinished` are the tables it has not told the end of, `error` why it gave up."""
+    """One running process; `unfinished` are the tables it has not told the end of, `error` why it gave up, `runs` who
+    hears of each run of its."""
 
     process: "subprocess.Popen[bytes]"
     events: Connection
     unfinished: list[TableSettings]
-    error: ArchiverError | None = field(default=None)
+    error: ArchiverError | None = None
+    runs: dict[str, Progress] = field(default_factory=dict)
 
     def stop(self) -> None:
         """Let it end as by Ctrl-C. Safe to repeat."""
@@ -150,14 +153,17 @@ def _hear(workers: list[_Worker], listener: RunListener) -> None:
             _end(worker, listener)
 
 
-def _tell(worker: _Worker, event: tuple[str, tuple[Any, ...]], listener: RunListener) -> None:
-    name, arguments = event
+def _tell(worker: _Worker, event: tuple[str, str | None, tuple[Any, ...]], listener: RunListener) -> None:
+    name, run_id, arguments = event
     if name == FAILED:
         (worker.error,) = arguments
         return
     if name == FINISHED:
         worker.unfinished = [one for one in worker.unfinished if table_name(one) != arguments[0]]
-    passed_on: Callable[..., None] = getattr(listener, name)
+    if run_id is not None and run_id not in worker.runs:
+        worker.runs[run_id] = listener.of_run(run_id)
+    hearing = listener if run_id is None else worker.runs[run_id]
+    passed_on: Callable[..., None] = getattr(hearing, name)
     passed_on(*arguments)
 
 
@@ -167,7 +173,7 @@ def _end(worker: _Worker, listener: RunListener) -> None:
     worker.stop()
     worker.events.close()
     for settings in worker.unfinished:
-        listener.archive_failed(table_name(settings), worker.error or _unexplained(code))
+        listener.fail(table_name(settings), worker.error or _unexplained(code))
 
 
 def _unexplained(code: int) -> ArchiverError:

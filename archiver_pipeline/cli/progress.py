@@ -76,7 +76,7 @@ class RunListener(SilentProgress):
             with self._lock:
                 self._remove_bars(self._bars, table)
 
-    def _remove_bars(self, bars: Progress, table: TableName) -> None:
+    def _remove_bars(self, bars: Bars, table: TableName) -> None:
         for (known, _), task in list(self._tasks.items()):
             if known == table:
                 bars.remove_task(task)

@@ -1,5 +1,6 @@
 """One worker of a run over several databases: takes an order from standard input, tells what it does through a pipe."""
 
+import copy
 import os
 import select
 import signal
@@ -29,11 +30,22 @@ class Teller(RunListener):
         super().__init__()
         self._events = events
         self._sending = threading.Lock()
+        self._run_id: str | None = None
+
+    def of_run(self, run_id: str) -> "Teller":
+        """The same, with the run named in all it tells, so that the parent's log can tell runs apart."""
+        one = copy.copy(self)
+        one._run_id = run_id
+        return one
 
     def tell(self, name: str, *arguments: Any) -> None:
         """A parent that is gone hears nothing; this process is being stopped then."""
         with self._sending, suppress(OSError):
-            self._events.send((name, arguments))
+            self._events.send((name, self._run_id, arguments))
+
+    def fail(self, table: TableName, error: ArchiverError) -> None:
+        super().archive_failed(table, error)
+        self.tell("fail", table, error)
 
     def step_started(self, table: TableName, step: str, batches: int, rows: int) -> None:
         self.tell("step_started", table, step, batches, rows)

@@ -1,14 +1,23 @@
 """`archiver check`: what it finds, and that it leaves nothing behind."""
 
+import dagster as dg
 import pytest
 
+from archiver_pipeline.orchestration.pools import set_pool_limits
 from archiver_pipeline.sandbox.processes import free_port
 from archiver_pipeline_tests.cli.test_exit_codes import use_role
 from archiver_pipeline_tests.cli.test_run import state
 from archiver_pipeline_tests.cli.workplace import PASSWORD_VARIABLE, SECRET_VARIABLE
 
 
-def test_all_is_well(workplace):
+@pytest.fixture
+def pools_are_set(workplace):
+    """Dagster's limits are those of the configuration, as `archiver pools --set` makes them."""
+    with dg.DagsterInstance.from_config(str(workplace.dagster_home)) as instance:
+        set_pool_limits(workplace.loaded(), instance)
+
+
+def test_all_is_well(workplace, pools_are_set):
     before = state(workplace)[:3]
     found = workplace.run("check")
     assert (found.code, found.stderr) == (0, "")
@@ -21,13 +30,16 @@ def test_all_is_well(workplace):
         "database appdb: PostgreSQL",
         "clock skew",
         "table appdb.public.audit_logs: key (id)",
+        "parallel_databases: 1 database at once by `archiver run`",
+        "pool archiver_appdb: 2 at once: connection_pool_size 10, 5 connections a run",
+        "runs take up to 10 connections of",
     ):
         assert told in found.stdout
     assert state(workplace)[:3] == before
     assert workplace.keys_like("") == []
 
 
-def test_json_holds_the_same_findings(workplace):
+def test_json_holds_the_same_findings(workplace, pools_are_set):
     found = workplace.run("check", "--json")
     assert found.code == 0
     assert {finding["level"] for finding in found.json} == {"ok"}
@@ -37,6 +49,9 @@ def test_json_holds_the_same_findings(workplace):
         "store",
         "database",
         "table",
+        "parallel_databases",
+        "pool",
+        "server",
     }
 
 
