@@ -33,7 +33,7 @@ from archiver_pipeline.engine.settlement import (
 from archiver_pipeline.errors import ManifestError, StoreError, VerificationError
 from archiver_pipeline.postgres.connection import DeleteRefusedError, RowsLockedError
 from archiver_pipeline.postgres.delete import DeleteGuard, TooYoungError, VersionsChangedError
-from archiver_pipeline.storage.s3 import ObjectMissingError
+from archiver_pipeline.storage.s3 import ObjectColdError, ObjectMissingError
 
 _SETTLED_BY = "reconcile"
 _LONGEST_WINDOW = timedelta(days=31)
@@ -131,15 +131,16 @@ def _settle_absent(session: ArchiveSession, shape: TableShape, manifest: Manifes
     siblings = list_stored(session.store, shape.name)
     if _is_archived_elsewhere(session, shape, manifest, keys, siblings):
         return _supersede(session, manifest, "its rows were archived by another batch")
-    _verify(session, manifest)
+    _verify_absent(session, manifest)
     return write_receipt(session, manifest, Outcome.absent, settled_by=_SETTLED_BY)
 
 
 def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
-    """Every row is there as it was proved: prove the object again, then delete."""
+    """Every row is there as it was proved: prove the object again, then delete. One that cannot be proved, or is in a
+    cold class by now, is void: its rows are archived anew."""
     try:
         _verify(session, manifest)
-    except (VerificationError, ObjectMissingError) as damage:
+    except (VerificationError, ObjectMissingError, ObjectColdError) as damage:
         return _supersede_in_peace(session, shape, manifest, damage.message)
     return delete_proved(session, shape, manifest, keys)
 
@@ -173,6 +174,15 @@ def _supersede(session: ArchiveSession, manifest: Manifest, reason: str) -> Sett
 def _verify(session: ArchiveSession, manifest: Manifest) -> None:
     with proved_object(session.store, manifest):
         return
+
+
+def _verify_absent(session: ArchiveSession, manifest: Manifest) -> None:
+    """Of an object in a cold class the checksum that the store computed when it was copied there: it was read back
+    before, and cannot be now."""
+    try:
+        _verify(session, manifest)
+    except ObjectColdError:
+        session.store.require_stored_checksum(manifest.data_key, manifest.object_sha256)
 
 
 def _require_own(manifest: Manifest, stored: StoredBatch, shape: TableShape) -> None:

@@ -196,6 +196,19 @@ class S3Store:
         if stored != _base64_of_hex(sha256_hex):
             raise StoreError(f"{key}: the copy in {self.settings.storage_class} does not have the verified checksum")
 
+    def require_stored_checksum(self, key: str, sha256_hex: str) -> None:
+        """Raises StoreError unless the store says that the object has this SHA-256, ObjectMissingError without one.
+
+        No more than the store's word: only for objects that were read back before and cannot be read now.
+        """
+        with self._errors(key):
+            head = self._client.head_object(Bucket=self.settings.bucket, Key=key, ChecksumMode="ENABLED")
+        if head.get("ChecksumSHA256") != _base64_of_hex(sha256_hex):
+            raise StoreError(
+                f"{key} is in a cold class, and the store does not say that it has the verified checksum",
+                hint="retrieve it (a restore of the object starts that), then run again",
+            )
+
     def retrieval_state(self, key: str) -> RetrievalState:
         """Whether an object can be read as the store says, by one HEAD.
 

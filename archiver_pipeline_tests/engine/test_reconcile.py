@@ -1,21 +1,28 @@
 """What the next run makes of a batch whose fate a crash left open, rule by rule."""
 
+import hashlib
 import json
 import shutil
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
+from archiver_pipeline.config.enums import StorageClass
 from archiver_pipeline.domain.batch import Outcome
+from archiver_pipeline.engine.archived import list_stored, read_receipt
 from archiver_pipeline.engine.delete import delete_batches
 from archiver_pipeline.engine.report import ArchiveReport
-from archiver_pipeline.errors import LockLostError, ManifestError
+from archiver_pipeline.errors import LockLostError, ManifestError, StoreError
 from archiver_pipeline.postgres.advisory_lock import settle_key
 from archiver_pipeline.postgres.catalog import table_name
-from archiver_pipeline_tests.engine.faults import InterruptedRunError, Point, interrupt, place
+from archiver_pipeline.storage.s3 import S3Store
+from archiver_pipeline_tests.engine.faults import POINTS, InterruptedRunError, Point, interrupt, place
 from archiver_pipeline_tests.engine.running import pending, put, verified
+from archiver_pipeline_tests.plugins.archiving import OLD_ROWS
 from archiver_pipeline_tests.sandbox.waiting import wait_until
+from archiver_pipeline_tests.storage.cold_store import cold_store
 
 TABLE = "public.audit_logs"
 
@@ -239,3 +246,35 @@ def test_a_table_whose_key_was_reconfigured_says_which_key_to_set(archiving, aud
         archiving.archive(primary_key=("id", "created_at"))
     archiving.archive()
     audit.account_all_archived()
+
+
+@pytest.mark.parametrize(
+    ("point", "outcome"),
+    [("after a manifest", Outcome.superseded), ("after a delete committed", Outcome.absent)],
+)
+def test_an_object_in_a_cold_class_is_void_while_its_rows_are_there_and_else_taken_by_its_checksum(
+    archiving, audit, point, outcome
+):
+    with cold_store() as cold:
+        glacier = replace(cold.settings, storage_class=StorageClass.GLACIER)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedRunError):
+            place(POINTS[point], interrupt, patch.setattr)
+            archiving.archive(workers=1, store=glacier)
+        report = archiving.archive(store=glacier)
+        assert outcomes(report) == [outcome]
+        assert archiving.database.execute(f"SELECT count(*) FROM {TABLE} WHERE actor <> 'young'") == [(0,)]
+        assert sum(receipt.rows for receipt in receipts_of(glacier, archiving)) == OLD_ROWS
+
+
+def receipts_of(settings, archiving):
+    store = S3Store(settings)
+    stored = list_stored(store, table_name(archiving.settings()))
+    return [read_receipt(store, f"{batch.stem}.receipt.json") for batch in stored if batch.has_receipt]
+
+
+def test_a_cold_object_without_the_verified_checksum_is_no_archive():
+    with cold_store() as cold:
+        store = S3Store(cold.settings)
+        cold.put("archives/x.jsonl.gz", b"others", "GLACIER")
+        with pytest.raises(StoreError, match="verified checksum"):
+            store.require_stored_checksum("archives/x.jsonl.gz", hashlib.sha256(b"rows").hexdigest())
