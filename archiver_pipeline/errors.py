@@ -13,6 +13,7 @@ ArchiverError                 2   anything of ours; catch this at the faces
 ├── SourceError               2   PostgreSQL said no
 ├── StoreError                2   the object store said no
 ├── AlertError                7   a channel did not take an alert; never raised by a run
+├── HoldsError                2   legal holds can't be read or understood: nothing is deleted
 ├── VerificationError         2   what was read back is not what was written: never retried
 └── ManifestError             2   unreadable manifest or receipt, or one of an unknown version
 """
@@ -135,6 +136,10 @@ class AlertError(ArchiverError):
     """A channel did not take an alert. The text holds no URL, no token and nothing a server said that might."""
 
     exit_code = 7
+
+
+class HoldsError(ArchiverError):
+    """Legal holds can't be read or understood, so nothing may be deleted."""
 
 
 class VerificationError(ArchiverError):

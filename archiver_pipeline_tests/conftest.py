@@ -7,4 +7,6 @@ pytest_plugins = [
     "archiver_pipeline_tests.plugins.workshop",
     "archiver_pipeline_tests.plugins.listening",
     "archiver_pipeline_tests.plugins.redis",
+    "archiver_pipeline_tests.plugins.holding",
+    "archiver_pipeline_tests.plugins.hold_api",
 ]

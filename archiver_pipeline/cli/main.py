@@ -14,6 +14,7 @@ from archiver_pipeline.cli import (
     alert,
     check,
     cost,
+    hold,
     listing,
     monitor,
     pending,
@@ -70,6 +71,11 @@ app.command("upload-pending")(pending.upload_pending)
 app.command("monitor")(monitor.monitor)
 app.command("alert")(alert.alert)
 app.command("demo")(demo)
+
+holds = _App(name="hold", help=hold.HELP, no_args_is_help=True, rich_markup_mode="markdown")
+holds.command("list")(hold.list_holds)
+holds.command("check")(hold.check_hold)
+app.add_typer(holds)
 
 
 def main() -> None:

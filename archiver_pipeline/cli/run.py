@@ -11,6 +11,7 @@ from rich.table import Table
 
 from archiver_pipeline.cli.archive import archive_tables, exit_code
 from archiver_pipeline.cli.console import duration, errors, output, print_json, size, warn
+from archiver_pipeline.cli.hold import held_sentence, held_tables
 from archiver_pipeline.cli.logs import open_log
 from archiver_pipeline.cli.options import (
     ConfigOption,
@@ -28,12 +29,15 @@ from archiver_pipeline.cli.progress import RunListener, listen
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.prices import AWS
+from archiver_pipeline.engine.holds import HeldRows
 from archiver_pipeline.engine.inventory import DateRange
 from archiver_pipeline.engine.preview import ArchivePreview, preview_archive
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.errors import ArchiverError
 from archiver_pipeline.orchestration.build import refuse_unbuilt
+from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.postgres.connection import source_errors
 
 _NOTHING_TO_DO = "every table was asked, and no unprotected window is wholly older than its retention"
@@ -97,10 +101,14 @@ def run(
             log_level="INFO" if verbose else "CRITICAL",
         )
     warn_of_kept(loaded, tables)
+    held = _held(loaded, tables, listener)
     if not log.takes_stdout:
-        _print_outcome(listener, as_json=as_json)
-    elif log.logger and not (listener.reports or listener.errors):
-        log.logger.info("nothing_to_do", message=_NOTHING_TO_DO)
+        _print_outcome(listener, held, as_json=as_json)
+    elif log.logger:
+        for one in held:
+            log.logger.info("rows_held", table=str(one.table), rows=one.rows, reason=one.holds.reason)
+        if not (listener.reports or listener.errors):
+            log.logger.info("nothing_to_do", message=_NOTHING_TO_DO)
     if not (log.takes_stdout or as_json or listener.reports or listener.errors):
         _print_protections(loaded, tables)
     raise typer.Exit(exit_code(listener, len(tables), is_limited=limit is not None))
@@ -127,18 +135,20 @@ def _print_previews(previews: list[ArchivePreview], *, as_json: bool) -> None:
 def _print_preview(preview: ArchivePreview) -> None:
     for warning in preview.warnings:
         warn(f"{preview.table}: {warning}")
-    if not preview.windows and not preview.protected:
+    if not (preview.windows or preview.protected or preview.held):
         output.print(f"{preview.table}: nothing to do: no window is wholly older than {preview.cutoff}")
         return
     table = Table("window", "rows", "bytes", "batches", title=f"{preview.table}: rows older than {preview.cutoff}")
     for column in table.columns[1:]:
         column.justify = "right"
-    if preview.protected:
+    if preview.protected or preview.held:
         table.add_column("stays")
     for window in preview.windows:
         table.add_row(window.window_key, f"{window.rows:,}", size(window.rows_bytes), f"{window.batches:,}")
     for held in preview.protected:
         table.add_row(held.window_key, f"{held.rows:,}", "", "0", held.reason)
+    for under_hold in preview.held:
+        table.add_row(under_hold.window_key, f"{under_hold.rows:,}", "", "0", under_hold.reason)
     table.add_section()
     table.add_row("all", f"{preview.rows:,}", size(preview.rows_bytes), f"{preview.batches:,}")
     output.print(table)
@@ -150,13 +160,28 @@ def _print_preview(preview: ArchivePreview) -> None:
     )
 
 
-def _print_outcome(listener: RunListener, *, as_json: bool) -> None:
+def _held(loaded: LoadedConfig, tables: Sequence[TableSettings], listener: RunListener) -> list[HeldRows]:
+    """What stays under legal hold in the tables that did not fail. Rows of such a table may be in no report at all,
+    because a window of nothing else is not due."""
+    failed = {name for name, _ in listener.errors}
+    try:
+        return list(held_tables(loaded, [one for one in tables if table_name(one) not in failed]))
+    except ArchiverError as error:
+        warn(f"rows under legal hold could not be counted after the run: {error}")
+        return []
+
+
+def _print_outcome(listener: RunListener, held: list[HeldRows], *, as_json: bool) -> None:
     reports, failures = listener.reports, listener.errors
     if as_json:
         print_json(
             {
                 "reports": [asdict(report) | {"rows": report.rows} for report in reports],
                 "errors": [{"table": str(n), "error": type(e).__name__, "message": str(e)} for n, e in failures],
+                "held": [
+                    {"table": asdict(one.table), "rows": one.rows, "is_capped": one.is_capped, "why": one.holds.reason}
+                    for one in held
+                ],
             }
         )
         return
@@ -167,6 +192,8 @@ def _print_outcome(listener: RunListener, *, as_json: bool) -> None:
         output.print(summary_table(reports))
     elif not failures:
         output.print(f"Nothing to do: {_NOTHING_TO_DO}.")
+    for one in held:
+        output.print(held_sentence(one), markup=False, highlight=False, soft_wrap=True)
     for name, error in failures:
         text = str(error) if str(name) in str(error) else f"{name}: {error}"
         errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from archiver_pipeline.config.document import Document, Location
-from archiver_pipeline.config.enums import Encryption, ObjectFormat
+from archiver_pipeline.config.enums import Encryption, HoldSource, ObjectFormat
 from archiver_pipeline.config.models import (
     BUILT_IN_DEFAULTS,
     S3,
@@ -24,6 +25,7 @@ from archiver_pipeline.config.models import (
     Defaults,
     Email,
     InheritedSettings,
+    LegalHolds,
     Lock,
     Notifications,
     Slack,
@@ -40,6 +42,7 @@ _REDIS_URL = re.compile(
     r"rediss?://([^/@\s]*@)?(\[[\da-fA-F:.]+\]|[^/@:\s?#\[\]]+)(:\d{1,5})?(/\d*)?(\?\S*)?"
     r"|unix://([^/@\s]*@)?/[^\s@]+"
 )
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -95,6 +98,7 @@ class Readable:
     notifications: Notifications
     lock: Lock
     databases: tuple[WrittenDatabase, ...]
+    legal_holds: LegalHolds
 
     @property
     def tables(self) -> Iterator[WrittenTable]:
@@ -118,6 +122,7 @@ def cross_problems(document: Document, environ: Mapping[str, str]) -> Iterator[C
     yield from _encryption(readable)
     yield from _store_credentials(readable)
     yield from _redis_url(readable, environ)
+    yield from _holds(readable)
     yield from _missing_secrets(readable, environ)
     yield from _notifications(readable)
 
@@ -133,6 +138,7 @@ def _readable(document: Document) -> Readable:
         _lenient(Notifications, _mapping(data.get("notifications")), {}),
         _lenient(Lock, _mapping(data.get("lock")), {}),
         tuple(_readable_databases(data.get("databases"), defaults)),
+        _lenient(LegalHolds, _mapping(data.get("legal_holds")), {}),
     )
 
 
@@ -305,6 +311,34 @@ def _redis_url(readable: Readable, environ: Mapping[str, str]) -> Iterator[Confi
         yield readable.document.problem(("lock", key), "must be a URL like redis://user:password@host:6379/0", hint)
 
 
+def _holds(readable: Readable) -> Iterator[ConfigProblem]:
+    """What would only be found out when a hold is asked for."""
+    holds = readable.legal_holds
+    if not holds.enabled:
+        return
+    known = [written.database.key_id for written in readable.databases]
+    if holds.database is not None and holds.database not in known:
+        near = did_you_mean(holds.database, known)
+        yield readable.document.problem(("legal_holds", "database"), "no database of the file has this id", near)
+    if HoldSource.API in holds.source:
+        yield from _hold_api(readable.document, holds.api_endpoint)
+
+
+def _hold_api(document: Document, endpoint: str | None) -> Iterator[ConfigProblem]:
+    place = ("legal_holds", "api_endpoint")
+    if endpoint is None:
+        return
+    try:
+        url = urlsplit(endpoint)
+        scheme, host = url.scheme, url.hostname
+    except ValueError:
+        scheme, host, url = "", None, urlsplit("")
+    if scheme not in ("http", "https") or not host or url.query or url.fragment or "@" in url.netloc:
+        yield document.problem(place, "must be a URL like https://host/path, without credentials and parameters")
+    elif scheme == "http" and host not in _THIS_MACHINE:
+        yield document.problem(place, "must be https: whoever is on the way of http could hide a hold")
+
+
 def _missing_secrets(readable: Readable, environ: Mapping[str, str]) -> Iterator[ConfigProblem]:
     for place, name in _environment_names(readable):
         if not environ.get(name):
@@ -319,6 +353,8 @@ def _environment_names(readable: Readable) -> Iterator[tuple[Location, str]]:
             yield ("s3", key), getattr(readable.s3, key)
     if readable.lock.redis_url_env:
         yield ("lock", "redis_url_env"), readable.lock.redis_url_env
+    if readable.legal_holds.enabled and readable.legal_holds.api_token_env:
+        yield ("legal_holds", "api_token_env"), readable.legal_holds.api_token_env
     for written in readable.databases:
         database, replica = written.database, written.database.read_replica
         if database.password_env:

@@ -15,6 +15,7 @@ from archiver_pipeline.config.crosscheck import inherited
 from archiver_pipeline.config.enums import (
     AddressingStyle,
     Encryption,
+    HoldSource,
     LockType,
     ObjectFormat,
     SslMode,
@@ -23,7 +24,18 @@ from archiver_pipeline.config.enums import (
     WatermarkStorage,
     WindowSize,
 )
-from archiver_pipeline.config.models import INHERITED, S3, ArchiverConfig, Database, Defaults, Lock, Replica, Table
+from archiver_pipeline.config.models import (
+    INHERITED,
+    S3,
+    ArchiverConfig,
+    ConfiguredHold,
+    Database,
+    Defaults,
+    LegalHolds,
+    Lock,
+    Replica,
+    Table,
+)
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 
@@ -60,6 +72,8 @@ class TableSettings:
     fail_on_schema_drift: bool
     critical: bool
     classification: str | None
+    legal_hold: bool = False
+    legal_hold_reason: str | None = None
 
     @property
     def qualified_name(self) -> str:
@@ -93,8 +107,26 @@ class LockSettings:
 
 
 @dataclass(frozen=True)
+class HoldSettings:
+    """Where the legal holds of one database's tables come from; without `sources` only a table's own `legal_hold`
+    counts. `database` None means that the hold table is in the archived database itself."""
+
+    sources: frozenset[HoldSource] = frozenset()
+    configured: tuple[ConfiguredHold, ...] = ()
+    schema: str = "public"
+    table: str = "legal_holds"
+    database: SourceSettings | None = None
+    check_expiration: bool = True
+    api_endpoint: str = ""
+    api_token: SecretStr | None = None
+    api_timeout_seconds: float = 10.0
+    mirror_to_object_lock: bool = False
+
+
+@dataclass(frozen=True)
 class DatabaseSettings:
-    """One database: where rows are deleted (primary), where they may be read (replica), and its tables.
+    """One database: where rows are deleted (primary), where they may be read (replica), its tables, and where holds on
+    them come from.
 
     `lock` is that of a table which is not configured, as a restore may have for its target."""
 
@@ -104,6 +136,7 @@ class DatabaseSettings:
     connection_pool_size: int
     tables: tuple[TableSettings, ...]
     lock: LockSettings = LockSettings()
+    holds: HoldSettings = HoldSettings()
 
     def lock_of(self, table: TableSettings | None) -> LockSettings:
         """What locks a table; None is one that is not configured."""
@@ -147,7 +180,31 @@ def watermark_settings(config: ArchiverConfig) -> WatermarkSettings:
 def database_settings(config: ArchiverConfig, environ: Mapping[str, str], base: Path) -> tuple[DatabaseSettings, ...]:
     """All databases in the file's order. Relative folders start at `base`. The configuration must have passed
     the cross checks: a variable named by password_env that is not set raises KeyError."""
-    return tuple(_database(database, config, environ, base) for database in config.databases)
+    databases = tuple(_database(database, config, environ, base) for database in config.databases)
+    holding = next((one.primary for one in databases if one.id == config.legal_holds.database), None)
+    return tuple(
+        replace(one, holds=_hold_settings(config.legal_holds, environ, None if holding == one.primary else holding))
+        for one in databases
+    )
+
+
+def _hold_settings(written: LegalHolds, environ: Mapping[str, str], holding: SourceSettings | None) -> HoldSettings:
+    """Holds that stand in the file count although `source` does not name it: nobody writes one in vain."""
+    if not written.enabled:
+        return HoldSettings()
+    schema, dot, table = written.table.partition(".")
+    return HoldSettings(
+        sources=frozenset((*written.source, *([HoldSource.CONFIG] if written.holds else []))),
+        configured=written.holds,
+        schema=schema if dot else written.schema_name,
+        table=table if dot else written.table,
+        database=holding,
+        check_expiration=written.check_expiration,
+        api_endpoint=(written.api_endpoint or "").rstrip("/"),
+        api_token=SecretStr(environ[written.api_token_env]) if written.api_token_env else None,
+        api_timeout_seconds=written.api_timeout_seconds,
+        mirror_to_object_lock=written.mirror_to_object_lock,
+    )
 
 
 def store_settings(s3: S3, environ: Mapping[str, str], base: Path) -> StoreSettings:
@@ -230,6 +287,8 @@ def _table(table: Table, database: Database, defaults: Defaults, base: Path) -> 
         primary_key=table.primary_key,
         critical=table.critical,
         classification=table.classification,
+        legal_hold=table.legal_hold,
+        legal_hold_reason=table.legal_hold_reason,
         **settings,
     )
 

@@ -19,7 +19,7 @@ from archiver_pipeline.config.effective import (
     store_settings,
     watermark_settings,
 )
-from archiver_pipeline.config.enums import Encryption
+from archiver_pipeline.config.enums import Encryption, HoldSource
 from archiver_pipeline.config.features import unbuilt_warnings
 from archiver_pipeline.config.models import ArchiverConfig, Notifications
 from archiver_pipeline.config.notifications import NotificationSettings, notification_settings
@@ -101,6 +101,7 @@ def parse_config(content: bytes, path: Path, environ: Mapping[str, str]) -> Load
             *_policy_doubts(config),
             *_nested_paths(config),
             *(f"{key}: {reason}; no alert goes there" for key, reason in notifications.unready),
+            *_hold_doubts(config),
             *unbuilt_warnings(config),
         ),
         databases=database_settings(config, environ, path.parent),
@@ -200,6 +201,23 @@ def _policy_doubts(config: ArchiverConfig) -> Iterator[str]:
                 yield f"{text} — {near}" if near else text
             if table.critical and config.s3.encryption == Encryption.NONE:
                 yield f"{place}.critical: a critical table, but s3.encryption is none"
+
+
+def _hold_doubts(config: ArchiverConfig) -> Iterator[str]:
+    """Holds that are written and hold nothing, and a source that can't be asked, so that every run will stop."""
+    written = config.legal_holds
+    if written.enabled and HoldSource.API in written.source and written.api_endpoint is None:
+        yield "legal_holds.api_endpoint: not written, so holds can't be read and nothing will be deleted"
+    if written.holds and not written.enabled:
+        yield "legal_holds.holds: without effect, because legal_holds.enabled is false"
+        return
+    known = {(d.key_id, t.schema_name, t.name) for d in config.databases for t in d.tables}
+    for i, hold in enumerate(written.holds):
+        databases = {database for database, *name in known if name == [hold.schema_name, hold.table]}
+        if hold.database not in databases if hold.database is not None else not databases:
+            near = did_you_mean(hold.table, {table for _, _, table in known})
+            text = f"legal_holds.holds[{i}]: no configured table has this database, schema and name"
+            yield f"{text} — {near}" if near else text
 
 
 def _nested_paths(config: ArchiverConfig) -> Iterator[str]:

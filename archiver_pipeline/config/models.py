@@ -270,22 +270,42 @@ class ConfiguredHold(Section):
     database: Text | None = Field(None, description="Its database id. Default: every database.")
     where: Text | None = Field(None, description="SQL predicate of the rows. Default: the whole table.")
     reason: Text | None = Field(None, description="Why.")
-    expires_on: CalendarDay | None = Field(None, description="Day on which the hold ends. Default: never.")
+    requestor: Text | None = Field(None, description="Who asked for it.")
+    starts_on: CalendarDay | None = Field(None, description="First day of the hold, UTC. Default: it is in force.")
+    expires_on: CalendarDay | None = Field(
+        None, description="Day on which the hold ends: its last day, UTC. Default: never."
+    )
+
+
+HoldSources = Annotated[
+    tuple[HoldSource, ...],
+    BeforeValidator(
+        lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=HoldSource | list[HoldSource]
+    ),
+    Field(min_length=1),
+]
 
 
 class LegalHolds(Section):
     """Where legal holds come from."""
 
     enabled: bool = Field(False, description="Consult legal holds before and during every delete.")
-    source: HoldSource = Field(HoldSource.DATABASE, description="database, api or config.")
-    table: Text = Field("legal_holds", description="Table that lists holds, for source database.")
+    source: HoldSources = Field(
+        (HoldSource.DATABASE,), description="database, api or config; a list unites several. Holds written here count."
+    )
+    table: Text = Field("legal_holds", description="Table that lists holds, for source database; or schema.table.")
     schema_name: Identifier = Field("public", alias="schema", description="Schema of that table.")
     database: Text | None = Field(None, description="Database id that has it. Default: the archived one.")
     check_expiration: bool = Field(True, description="Ignore holds whose end has passed.")
-    api_endpoint: Text | None = Field(None, description="URL, for source api.")
+    api_endpoint: Text | None = Field(None, description="URL, for source api; https, or http on this machine.")
     api_token_env: EnvironmentName | None = Field(None, description="Environment variable with its token.")
-    api_timeout_seconds: Annotated[Float, Field(gt=0, le=300)] = Field(10.0, description="Longest wait in seconds.")
+    api_timeout_seconds: Annotated[Float, Field(gt=0, le=300)] = Field(
+        10.0, description="Longest wait for an answer in seconds, retries included."
+    )
     holds: tuple[ConfiguredHold, ...] = Field((), description="The holds, for source config.")
+    mirror_to_object_lock: bool = Field(
+        False, description="Put the store's own legal hold on archived objects of tables under hold."
+    )
 
 
 class RetentionPolicy(Section):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from archiver_pipeline.domain.holds import NO_HOLDS, Holds
+
 INTEGER_TYPES = frozenset({"smallint", "integer", "bigint"})
 """Types whose values travel as JSON integers, also in keys."""
 
@@ -85,6 +87,7 @@ class TableShape:
 
     `fingerprint` changes with every column added, dropped, renamed or retyped, dropped columns included, so that
     equal fingerprints at plan and inside the delete transaction mean that no column came or went between.
+    Rows that `holds` cover are not eligible, however old they are.
     """
 
     name: TableName
@@ -95,3 +98,9 @@ class TableShape:
     fingerprint: str
     system_identifier: str
     warnings: tuple[str, ...] = ()
+    holds: Holds = NO_HOLDS
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Name → type of every column, in table order."""
+        return {column.name: column.type for column in self.columns}

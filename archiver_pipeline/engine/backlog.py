@@ -12,6 +12,7 @@ from archiver_pipeline.config.effective import DatabaseSettings, StoreSettings, 
 from archiver_pipeline.domain.protection import protections_in_force, unprotected_spans
 from archiver_pipeline.domain.table import TableName, TableShape, TimedTable
 from archiver_pipeline.domain.windows import WindowUnit, end_of_eligible
+from archiver_pipeline.engine.holds import with_holds, with_holds_of
 from archiver_pipeline.engine.protection import read_protections
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError
@@ -28,7 +29,7 @@ _LOOK_TIMEOUT = "30s"
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Rows that an archive would take now: in windows wholly older than retention, and not protected.
+    """Rows that an archive would take now: in windows wholly older than retention, not protected and under no hold.
 
     `eligible_rows` is counted up to the limit that was asked for; `is_capped` when there are more. `oldest_row` is the
     time of the oldest of them; None when there is none. `cutoff` is the end of the last such window, exclusive. UTC.
@@ -56,10 +57,10 @@ def measure_backlog(session: ArchiveSession, *, most_rows: int, shape: TableShap
     """What is left to archive, counting no further than `most_rows`. Takes no lock, changes nothing.
 
     Give the `shape` when it is known, to spare the look at the catalog. Raises ManifestError when a protection cannot
-    be read, and what `inspect_table` raises.
+    be read, and what `inspect_table` and `with_holds` raise.
     """
     with source_errors(session.primary):
-        known = shape or inspect_table(session.connection, session.settings)
+        known = with_holds(session, shape or inspect_table(session.connection, session.settings))
         return _backlog(session.connection, session.store, session.settings, known, most_rows)
 
 
@@ -101,7 +102,8 @@ def _look(
 ) -> TableLook:
     try:
         with source_errors(database.primary):
-            timed = known or inspect_table(connection, settings)
+            found = known or inspect_table(connection, settings)
+            timed = with_holds_of(connection, database, settings, found)
             backlog = _backlog(connection, store, settings, timed, most_rows)
             return TableLook(settings, backlog, _intake(connection, settings, timed, backlog.cutoff, most_rows))
     except ArchiverError as error:

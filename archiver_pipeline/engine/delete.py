@@ -19,6 +19,7 @@ from archiver_pipeline.domain.manifest import Manifest
 from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.engine.compress import RowsGoneError, compress_batch
 from archiver_pipeline.engine.extract import extract_batch
+from archiver_pipeline.engine.holds import hold_guard, with_holds
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_batch, reconcile_table
 from archiver_pipeline.engine.session import ArchiveSession
@@ -32,7 +33,8 @@ from archiver_pipeline.engine.steps import batch_step, timed_step
 from archiver_pipeline.engine.upload import upload_batch
 from archiver_pipeline.engine.verify import verify_batch
 from archiver_pipeline.postgres.connection import DeleteRefusedError, RowsLockedError
-from archiver_pipeline.postgres.delete import DeleteGuard, LeftBehind, VersionsChangedError
+from archiver_pipeline.postgres.delete import DeleteGuard, LeftBehind, RowsHeldError, VersionsChangedError
+from archiver_pipeline.postgres.holds import HoldGuard
 
 _SETTLED_BY = "run"
 _MAX_EXCLUDED_KEYS = 1_000
@@ -41,7 +43,7 @@ _MAX_EXCLUDED_KEYS = 1_000
 def delete_batches(session: ArchiveSession, verification: Verification) -> Deletion:
     """Delete every verified batch, each in its own transaction, and settle it.
 
-    A batch with a changed or locked row is rolled back and superseded; its other rows get one second pass in this
+    A batch with a changed, locked or held row is rolled back and superseded; its other rows get one second pass in this
     step. Safe to repeat: batches that an earlier try settled are left as they are, and those that it left open under
     another lock session are settled first, also when nothing of them is in the table or in `verification` any more.
     """
@@ -102,21 +104,28 @@ def delete_batch(
         return _abandoned(batch.encoded), None
     if not _may_write_manifest(session, plan, batch.encoded):
         return _abandoned(batch.encoded), None
+    holds = hold_guard(session, plan.shape)
+    if holds is not None and holds.known.is_whole:
+        return _abandoned(batch.encoded, holds.known.reason), None
     versions = read_versions(batch.encoded.extracted.versions_path)
     manifest = build_manifest(session, plan, batch.encoded, versions)
     if not write_manifest(session, manifest):
         listed = group_batches(session.store.list_objects(stem_of(batch.encoded.key) + "."))
         return reconcile_batch(session, plan.shape, listed[0] if listed else None), None
-    return _delete_manifested(session, plan, batch, manifest)
+    return _delete_manifested(session, plan, batch, manifest, holds)
 
 
 def _delete_manifested(
-    session: ArchiveSession, plan: Plan, batch: VerifiedBatch, manifest: Manifest
+    session: ArchiveSession, plan: Plan, batch: VerifiedBatch, manifest: Manifest, holds: HoldGuard | None
 ) -> tuple[SettledBatch, LeftBehind | None]:
     versions = read_versions(batch.encoded.extracted.versions_path)
     with session.delete_sessions(plan.shape).take() as deleting:
         try:
-            deleting.delete_versions(versions, _guard(session, manifest))
+            deleting.delete_versions(versions, _guard(session, manifest, holds))
+        except RowsHeldError as refusal:
+            with deleting.in_peace(session.lock):
+                settled = write_superseded(session, manifest, refusal.message, settled_by=_SETTLED_BY)
+            return settled, LeftBehind(0, 0, (), is_held=True)
         except (VersionsChangedError, RowsLockedError, DeleteRefusedError) as refusal:
             left = deleting.explain_refusal(versions, session.settings.lock_timeout_ms)
             reason = _reason(left) or refusal.message
@@ -139,17 +148,19 @@ def _delete_with_second_pass(
 ) -> tuple[SettledBatch, ...]:
     first, left = delete_batch(session, plan, batch, stored)
     session.pause_between_batches()
-    if left is None or not (left.changed_rows or left.locked_rows):
+    if left is None or not (left.changed_rows or left.locked_rows or left.is_held):
         return (first,)
     if left.locked_rows > min(_MAX_EXCLUDED_KEYS, len(left.locked_keys)):
         return (first,)
+    if left.is_held:
+        plan = replace(plan, shape=with_holds(session, plan.shape))
     planned = replace(batch.encoded.extracted.planned, excluded_keys=left.locked_keys)
     again = _archive_again(session, plan, planned)
     return (first,) if again is None else (first, again)
 
 
 def _archive_again(session: ArchiveSession, plan: Plan, planned: PlannedBatch) -> SettledBatch | None:
-    """The whole protocol once more for one batch, without the rows that are locked."""
+    """The whole protocol once more for one batch, without the rows that are locked or held."""
     extracted = extract_batch(session, plan, planned)
     if not extracted.rows:
         return None
@@ -202,10 +213,11 @@ def _stored_batches(session: ArchiveSession, verification: Verification) -> dict
     return {batch.stem: batch for batch in listed}
 
 
-def _guard(session: ArchiveSession, manifest: Manifest) -> DeleteGuard:
+def _guard(session: ArchiveSession, manifest: Manifest, holds: HoldGuard | None) -> DeleteGuard:
     return DeleteGuard(
         lock=session.lock,
         retention_days=session.settings.retention_days,
         last_row_time=manifest.last_row_time,
         lock_timeout_ms=session.settings.lock_timeout_ms,
+        holds=holds,
     )

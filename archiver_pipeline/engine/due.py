@@ -13,12 +13,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import monotonic
 
-from archiver_pipeline.config.effective import DatabaseSettings, SourceSettings, StoreSettings, TableSettings
+from archiver_pipeline.config.effective import (
+    DatabaseSettings,
+    StoreSettings,
+    TableSettings,
+)
 from archiver_pipeline.domain.layout import BatchState, key_after
 from archiver_pipeline.domain.protection import protections_in_force, unprotected_spans
-from archiver_pipeline.domain.table import TimedTable
+from archiver_pipeline.domain.table import TableShape, TimedTable
 from archiver_pipeline.domain.windows import Window, WindowUnit, end_of_eligible, window_containing
 from archiver_pipeline.engine.archived import iter_stored
+from archiver_pipeline.engine.holds import with_holds_of
 from archiver_pipeline.engine.inventory import moment_of_key
 from archiver_pipeline.engine.protection import read_protections
 from archiver_pipeline.errors import ArchiverError, NetworkError
@@ -72,10 +77,11 @@ class DueLook:
 
 @dataclass(eq=False)
 class _Candidate:
-    """A table with something due. `spans` are the times that are not protected; None while nobody asked the store."""
+    """A table with something due. `spans` are the times that are not protected; None while nobody asked the store, nor
+    for legal holds: only then `timed` knows of them."""
 
     settings: TableSettings
-    timed: TimedTable
+    timed: TimedTable | TableShape
     end: datetime
     next_window: Window | None
     spans: list[tuple[datetime | None, datetime]] | None = None
@@ -100,7 +106,7 @@ def look_for_due(
     with contextlib.closing(connection), source_errors(database.primary):
         store = S3Store(store_settings)
         store.require_bucket()
-        look = _Look(database.primary, connection, store, limits, clock)
+        look = _Look(database, connection, store, limits, clock)
         in_turn = _from(tables, cursor.turn)
         looked_at = look.ask_database(in_turn)
         next_sweep = look.sweep_store(_from(tables, cursor.sweep), cursor)
@@ -117,9 +123,15 @@ class _Look:
     """One look in the making."""
 
     def __init__(
-        self, source: SourceSettings, connection: Connection, store: S3Store, limits: DueLimits, clock: Clock
+        self,
+        database: DatabaseSettings,
+        connection: Connection,
+        store: S3Store,
+        limits: DueLimits,
+        clock: Clock,
     ) -> None:
-        self._source = source
+        self._database = database
+        self._source = database.primary
         self._connection = connection
         self._store = store
         self._limits = limits
@@ -195,11 +207,13 @@ class _Look:
         return None
 
     def _take(self, candidate: _Candidate) -> None:
-        """Choose the candidate's next window, unless it turns out to be protected or chosen; then find the next."""
+        """Choose the candidate's next window, unless it turns out to be protected, held or chosen; then find the
+        next."""
         window = candidate.next_window
         candidate.next_window = None
         with self._problems_of(candidate.settings):
             if candidate.spans is None:
+                candidate.timed = self._with_holds(candidate)
                 candidate.spans = self._unprotected(candidate)
                 candidate.next_window = self._oldest(candidate, candidate.spans)
                 if candidate.next_window != window:
@@ -214,6 +228,10 @@ class _Look:
         protections = protections_in_force(read_protections(self._store, candidate.timed.name), self._now)
         unit, first = WindowUnit(candidate.settings.window), candidate.settings.first_window
         return unprotected_spans(unit, candidate.end, protections, first=first)
+
+    def _with_holds(self, candidate: _Candidate) -> TimedTable | TableShape:
+        """Rows under legal hold are not due: else a window of nothing else would be requested for ever."""
+        return with_holds_of(self._connection, self._database, candidate.settings, candidate.timed)
 
     def _oldest(self, candidate: _Candidate, spans: Sequence[tuple[datetime | None, datetime]]) -> Window | None:
         """The first window with a row in these times."""

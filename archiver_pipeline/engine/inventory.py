@@ -32,11 +32,12 @@ from archiver_pipeline.domain.windows import (
     window_starting,
 )
 from archiver_pipeline.engine.archived import list_stored
+from archiver_pipeline.engine.holds import HeldRows, count_held_rows, with_holds
 from archiver_pipeline.engine.protection import read_protections, session_protections
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.work import run_all
 from archiver_pipeline.errors import ManifestError
-from archiver_pipeline.postgres.catalog import table_name
+from archiver_pipeline.postgres.catalog import inspect_table, table_name
 from archiver_pipeline.postgres.connection import source_errors
 from archiver_pipeline.postgres.eligible import oldest_eligible, source_clock
 from archiver_pipeline.storage.document_cache import DocumentCache, DocumentVersion
@@ -52,19 +53,22 @@ class DateRange:
 
 
 def eligible_windows(session: ArchiveSession, shape: TableShape, dates: DateRange) -> Iterator[Window]:
-    """Every window that lies wholly before the cutoff, holds a row and is not protected, oldest first.
+    """Every window that lies wholly before the cutoff, holds a row that is under no legal hold, and is not protected,
+    oldest first.
 
-    Raises ManifestError when a protection cannot be read.
+    Raises ManifestError when a protection cannot be read, and what `with_holds` does.
     """
     with source_errors(session.primary):
         protections = session_protections(session)
+        shape = with_holds(session, shape)
     for window in windows_with_rows(session, shape, dates):
         if not is_protected(window, protections):
             yield window
 
 
 def windows_with_rows(session: ArchiveSession, shape: TableShape, dates: DateRange) -> Iterator[Window]:
-    """Every window that lies wholly before the cutoff and holds a row, protected or not, oldest first.
+    """Every window that lies wholly before the cutoff and holds a row, protected or not, oldest first. Rows that the
+    holds of `shape` cover do not count.
 
     Costs one look at the timestamp's index per window that holds rows, none for empty ones.
     """
@@ -78,6 +82,14 @@ def windows_with_rows(session: ArchiveSession, shape: TableShape, dates: DateRan
                 return
             yield window
             after = window.end
+
+
+def find_held_rows(session: ArchiveSession, *, most_rows: int) -> HeldRows:
+    """Rows in windows wholly older than retention that stay because of legal holds. Takes no lock, changes nothing."""
+    with source_errors(session.primary):
+        shape = with_holds(session, inspect_table(session.connection, session.settings))
+        end = end_of_due(session, DateRange())
+    return count_held_rows(session, shape, end, most_rows=most_rows)
 
 
 def due_windows(session: ArchiveSession, shape: TableShape, dates: DateRange) -> Iterator[Window]:

@@ -13,6 +13,7 @@ from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.archived import list_stored
 from archiver_pipeline.engine.drift import require_known_columns
 from archiver_pipeline.engine.fallback import settle_kept
+from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_table
 from archiver_pipeline.engine.session import ArchiveSession
@@ -28,12 +29,12 @@ def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_ro
     """Lock the table, settle what a crash or an outage left behind, then plan the eligible rows of windows that are not
     protected.
 
-    `limit_rows` is rounded up to whole batches. Raises LockHeldError, PreflightError or PermissionDeniedError, and
-    ManifestError when a protection cannot be read.
+    `limit_rows` is rounded up to whole batches. Raises LockHeldError, PreflightError or PermissionDeniedError,
+    ManifestError when a protection cannot be read, and what `with_holds` does before anything is settled.
     Safe to repeat: every call is a new attempt.
     """
     with timed_step(session, "plan", len(windows), 0) as watch:
-        shape = inspect_table(session.connection, session.settings)
+        shape = with_holds(session, inspect_table(session.connection, session.settings))
         session.lock.require_held()
         session.remove_other_staging(None)
         _require_same_cluster(session, shape)

@@ -19,6 +19,7 @@ from archiver_pipeline.domain.lock import LockName
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.engine.archived import list_stored
 from archiver_pipeline.engine.drift import require_known_columns
+from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.kept_files import list_kept
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError, PermissionDeniedError, ResourcesError
@@ -188,6 +189,7 @@ def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSetting
         for warning in shape.warnings:
             yield Finding(subject, Level.warning, warning)
         yield from _attempt(subject, lambda: list(_drift(session, shape, subject)))
+        yield from _attempt(subject, lambda: list(_holds(session, shape, subject)))
         yield _staging(session, subject)
         yield from _kept(session, subject)
         yield Finding(
@@ -198,6 +200,19 @@ def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSetting
         )
     finally:
         session.close()
+
+
+def _holds(session: ArchiveSession, shape: TableShape, subject: str) -> Iterator[Finding]:
+    """Every source of holds is asked, as a plan does it; nothing without one."""
+    if not session.hold_sources.exist:
+        return
+    session.hold_sources.require(session.connection)
+    found = with_holds(session, shape).holds
+    for hold in found.holds:
+        hint = f"its row predicate: {hold.defect}" if hold.defect else "`archiver hold list` shows what it covers"
+        yield Finding(subject, Level.warning, str(hold), hint)
+    if not found:
+        yield Finding(subject, Level.ok, "every source of legal holds was asked: no hold")
 
 
 def _staging(session: ArchiveSession, subject: str) -> Finding:

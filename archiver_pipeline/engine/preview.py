@@ -1,19 +1,22 @@
 """Preview: what an archive would do. Reads only: takes no lock, writes nothing anywhere."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from archiver_pipeline.domain.cost import Load, month_dollars, write_dollars
+from archiver_pipeline.domain.holds import NO_HOLDS
 from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.engine.drift import drift_warnings
+from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.inventory import DateRange, windows_with_rows
 from archiver_pipeline.engine.plan import cutoff_of
 from archiver_pipeline.engine.protection import session_protections
+from archiver_pipeline.engine.report import REMAINING_COUNTED_ROWS
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.catalog import inspect_table
-from archiver_pipeline.postgres.eligible import measure_eligible
+from archiver_pipeline.postgres.eligible import count_held, measure_eligible
 
 _ASSUMED_ROWS_PER_SECOND = 50_000
 
@@ -39,10 +42,19 @@ class ProtectedWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldWindow:
+    """One window with rows that are old enough and stay because of legal holds. `reason` is for people."""
+
+    window_key: str
+    rows: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ArchivePreview:
     """One table's plan in numbers. Dollars and seconds are estimates; `cutoff` is exclusive, UTC, ISO 8601.
 
-    No number but their own counts what is in `protected` windows.
+    No number but their own counts what is in `protected` windows, or in `held`.
     """
 
     table: TableName
@@ -52,6 +64,7 @@ class ArchivePreview:
     storage_class: str
     warnings: tuple[str, ...]
     seconds: float
+    held: tuple[HeldWindow, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -85,15 +98,16 @@ class ArchivePreview:
 
 def preview_archive(session: ArchiveSession, dates: DateRange, *, limit_rows: int | None = None) -> ArchivePreview:
     """Windows, rows, bytes, batches, cost and time of an archive that is not made."""
-    shape = inspect_table(session.connection, session.settings)
+    shape = with_holds(session, inspect_table(session.connection, session.settings))
     cutoff = cutoff_of(session)
-    windows, protected = _look(session, shape, dates, cutoff, limit_rows)
+    windows, protected, held = _look(session, shape, dates, cutoff, limit_rows)
     rows, batches = sum(window.rows for window in windows), sum(window.batches for window in windows)
     return ArchivePreview(
         table=session.name,
         cutoff=cutoff.isoformat(),
         windows=tuple(windows),
         protected=tuple(protected),
+        held=tuple(held),
         storage_class=session.store_settings.storage_class.value,
         warnings=(*shape.warnings, *drift_warnings(session, shape)),
         seconds=rows / _ASSUMED_ROWS_PER_SECOND + _pauses(session, batches),
@@ -102,21 +116,26 @@ def preview_archive(session: ArchiveSession, dates: DateRange, *, limit_rows: in
 
 def _look(
     session: ArchiveSession, shape: TableShape, dates: DateRange, cutoff: datetime, limit_rows: int | None
-) -> tuple[list[WindowPreview], list[ProtectedWindow]]:
-    """What would be archived until `limit_rows` are reached, and what is protected among it."""
+) -> tuple[list[WindowPreview], list[ProtectedWindow], list[HeldWindow]]:
+    """What would be archived until `limit_rows` are reached, and what is protected or held among it."""
     protections = session_protections(session)
     windows: list[WindowPreview] = []
     protected: list[ProtectedWindow] = []
-    for window in windows_with_rows(session, shape, dates):
+    held: list[HeldWindow] = []
+    for window in windows_with_rows(session, replace(shape, holds=NO_HOLDS), dates):
         if limit_rows is not None and sum(taken.rows for taken in windows) >= limit_rows:
             break
         eligible = measure_eligible(session.connection, shape, window, cutoff)
+        if held_rows := count_held(session.connection, shape, window, cutoff, REMAINING_COUNTED_ROWS):
+            held.append(HeldWindow(window.key, held_rows, shape.holds.reason))
+        if not eligible.rows:
+            continue
         if protection := longest_protection(window, protections):
             protected.append(ProtectedWindow(window.key, eligible.rows, protection.ends_at, str(protection)))
         else:
             size_bytes, batches = int(eligible.rows * eligible.row_bytes), _batches(session, eligible.rows)
             windows.append(WindowPreview(window.key, eligible.rows, size_bytes, batches))
-    return windows, protected
+    return windows, protected, held
 
 
 def _batches(session: ArchiveSession, rows: int) -> int:

@@ -24,6 +24,7 @@ from archiver_pipeline.engine.archived import (
     read_receipt,
     read_superseded,
 )
+from archiver_pipeline.engine.holds import hold_guard
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import (
     settled_batch,
@@ -32,7 +33,7 @@ from archiver_pipeline.engine.settlement import (
 )
 from archiver_pipeline.errors import ManifestError, StoreError, VerificationError
 from archiver_pipeline.postgres.connection import DeleteRefusedError, RowsLockedError
-from archiver_pipeline.postgres.delete import DeleteGuard, TooYoungError, VersionsChangedError
+from archiver_pipeline.postgres.delete import DeleteGuard, RowsHeldError, TooYoungError, VersionsChangedError
 from archiver_pipeline.storage.s3 import ObjectColdError, ObjectMissingError
 
 _SETTLED_BY = "reconcile"
@@ -137,7 +138,10 @@ def _settle_absent(session: ArchiveSession, shape: TableShape, manifest: Manifes
 
 def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
     """Every row is there as it was proved: prove the object again, then delete. One that cannot be proved, or is in a
-    cold class by now, is void: its rows are archived anew."""
+    cold class by now, is void: its rows are archived anew. So is one of a table that came under legal hold."""
+    holds = hold_guard(session, shape)
+    if holds is not None and holds.known.is_whole:
+        return _supersede_in_peace(session, shape, manifest, holds.known.reason)
     try:
         _verify(session, manifest)
     except (VerificationError, ObjectMissingError, ObjectColdError) as damage:
@@ -146,17 +150,19 @@ def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifes
 
 
 def delete_proved(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
-    """Delete the rows of a batch whose object was just proved and whose manifest is in the store, and settle it."""
+    """Delete the rows of a batch whose object was just proved and whose manifest is in the store, and settle it:
+    as superseded when a legal hold covers one of them."""
     guard = DeleteGuard(
         lock=session.lock,
         retention_days=session.settings.retention_days,
         last_row_time=manifest.last_row_time,
         lock_timeout_ms=session.settings.lock_timeout_ms,
+        holds=hold_guard(session, shape),
     )
     try:
         with session.delete_sessions(shape).take() as deleting:
             deleting.delete_keys(keys, guard)
-    except (VersionsChangedError, RowsLockedError, DeleteRefusedError, TooYoungError) as refusal:
+    except (VersionsChangedError, RowsLockedError, RowsHeldError, DeleteRefusedError, TooYoungError) as refusal:
         return _supersede_in_peace(session, shape, manifest, refusal.message)
     with session.delete_sessions(shape).take() as deleting, deleting.at_work(session.lock):
         return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY)

@@ -8,13 +8,14 @@ from archiver_pipeline.config.enums import VacuumStrategy
 from archiver_pipeline.domain.batch import Deletion, Outcome, SettledBatch
 from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.protection import longest_protection
-from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.domain.windows import Window
+from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import timed_step
-from archiver_pipeline.errors import PermissionDeniedError
+from archiver_pipeline.errors import HoldsError, NetworkError, PermissionDeniedError, PreflightError, SourceError
 from archiver_pipeline.postgres.connection import RowsLockedError
-from archiver_pipeline.postgres.eligible import count_up_to
+from archiver_pipeline.postgres.eligible import count_held, count_up_to
 from archiver_pipeline.postgres.maintenance import table_bytes, vacuum_table
 
 REMAINING_COUNTED_ROWS = 1_000_000
@@ -23,7 +24,8 @@ _REASONS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class WindowReport:
-    """What happened to one window. `remaining_rows` counts no further than REMAINING_COUNTED_ROWS.
+    """What happened to one window. `remaining_rows` counts no further than REMAINING_COUNTED_ROWS, and so does
+    `held_rows`: those that are old enough and stay because of a legal hold. No row is in both.
 
     `protected_until` is when the last protection of the window ends, UTC, ISO 8601; None when it has none.
     """
@@ -40,6 +42,7 @@ class WindowReport:
     remaining_rows: int
     keys: tuple[str, ...]
     protected_until: str | None = None
+    held_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class ArchiveReport:
     warnings: tuple[str, ...]
     kept: tuple[KeptBatch, ...] = ()
     kept_before: tuple[KeptBatch, ...] = ()
+    held_reason: str = ""
+    """The legal holds on the table in a line for people; empty when there is none."""
 
     @property
     def rows(self) -> int:
@@ -89,13 +94,19 @@ class ArchiveReport:
         return sum(window.remaining_rows for window in self.windows if window.protected_until is not None)
 
     @property
+    def held_rows(self) -> int:
+        """Rows of the windows that are old enough and stay because of a legal hold."""
+        return sum(window.held_rows for window in self.windows)
+
+    @property
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
 
     @property
     def stopped_reason(self) -> str:
-        """Why eligible rows remain, protected ones included; empty when none does."""
-        return "; ".join(reason for reason in (self.left_behind_reason, self.protected_reason) if reason)
+        """Why old rows remain, protected and held ones included; empty when none does."""
+        held_reason = self.held_reason if self.held_rows else ""
+        return "; ".join(filter(None, (self.left_behind_reason, self.protected_reason, held_reason)))
 
     @property
     def left_behind_reason(self) -> str:
@@ -120,7 +131,8 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
     plan = extraction.plan
     with timed_step(session, "report", 1, 0) as watch:
         vacuum = _vacuum(session, deletion)
-        windows = tuple(_window_report(session, deletion, window) for window in plan.windows)
+        shape, warnings = _shape_of_now(session, plan.shape)
+        windows = tuple(_window_report(session, deletion, window, shape) for window in plan.windows)
         after = table_bytes(session.connection, plan.shape.name)
         session.remove_other_staging(None)
     report = ArchiveReport(
@@ -136,12 +148,22 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         vacuum=vacuum,
         truncated=extraction.truncated,
         sampled_rows=sum(batch.sampled_rows for batch in deletion.verification.batches),
-        warnings=(*plan.shape.warnings, *plan.warnings),
+        warnings=(*plan.shape.warnings, *plan.warnings, *warnings),
         kept=(*deletion.verification.upload.kept, *deletion.verification.kept),
         kept_before=plan.kept_before,
+        held_reason=shape.holds.reason,
     )
     session.progress.archive_reported(report)
     return report
+
+
+def _shape_of_now(session: ArchiveSession, shape: TableShape) -> tuple[TableShape, tuple[str, ...]]:
+    """The shape with the holds of now, some of which may have been placed during the run. Nothing is deleted any more:
+    when they can't be read again, those of the plan are told, with a warning."""
+    try:
+        return with_holds(session, shape), ()
+    except (HoldsError, NetworkError, PermissionDeniedError, PreflightError, SourceError) as error:
+        return shape, (f"rows under legal hold are counted as they were when the run began: {error}",)
 
 
 def _reasons(windows: Iterable[WindowReport]) -> str:
@@ -164,7 +186,7 @@ def _vacuum(session: ArchiveSession, deletion: Deletion) -> str:
     return strategy.value
 
 
-def _window_report(session: ArchiveSession, deletion: Deletion, window: Window) -> WindowReport:
+def _window_report(session: ArchiveSession, deletion: Deletion, window: Window, shape: TableShape) -> WindowReport:
     plan = deletion.verification.upload.encoding.extraction.plan
     own = [batch for batch in deletion.batches if batch.window_key == window.key]
     done = [batch for batch in own if batch.outcome is not Outcome.superseded]
@@ -181,9 +203,10 @@ def _window_report(session: ArchiveSession, deletion: Deletion, window: Window) 
         changed_rows=sum(batch.changed_rows for batch in void),
         locked_rows=sum(batch.locked_rows for batch in void),
         reasons=tuple(dict.fromkeys(reasons)),
-        remaining_rows=count_up_to(session.connection, plan.shape, window, plan.cutoff, REMAINING_COUNTED_ROWS),
+        remaining_rows=count_up_to(session.connection, shape, window, plan.cutoff, REMAINING_COUNTED_ROWS),
         keys=tuple(batch.key for batch in done),
         protected_until=protection.ends_at if protection else None,
+        held_rows=count_held(session.connection, shape, window, plan.cutoff, REMAINING_COUNTED_ROWS),
     )
 
 

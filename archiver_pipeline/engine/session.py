@@ -14,6 +14,7 @@ from archiver_pipeline.config.effective import DatabaseSettings, SourceSettings,
 from archiver_pipeline.domain.layout import DataFormat, key_part
 from archiver_pipeline.domain.lock import LockName
 from archiver_pipeline.domain.table import TableName, TableShape
+from archiver_pipeline.engine.holds import HoldSources
 from archiver_pipeline.engine.pool import Pool
 from archiver_pipeline.engine.progress import Progress, SilentProgress
 from archiver_pipeline.engine.table_lock import acquire_lock
@@ -70,6 +71,7 @@ class ArchiveSession:
         self.store = shared_store or S3Store(self.store_settings, connections=self.workers + 1)
         self.row_streams: Pool[RowStream] = Pool(lambda: RowStream(self.reader, **self._limits()))
         self.connections: Pool[Connection] = Pool(lambda: connect(self.primary, **self._limits()))
+        self.hold_sources = HoldSources(self.database.holds, self.settings, self.name, self.primary)
         self._delete_sessions: Pool[DeleteSession] | None = None
         self._delete_shape: TableShape | None = None
         self._opening = threading.Lock()
@@ -142,6 +144,7 @@ class ArchiveSession:
         would count against `connection_pool_size` beside those of the next. Not while a worker works."""
         self.row_streams.close()
         self.connections.close()
+        self.hold_sources.close()
         if self._delete_sessions is not None:
             self._delete_sessions.close()
 

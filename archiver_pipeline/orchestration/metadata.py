@@ -29,6 +29,7 @@ def window_metadata(report: ArchiveReport, window: WindowReport) -> Mapping[str,
         "locked_rows": window.locked_rows,
         "superseded_batches": window.superseded_batches,
         "protected_until": window.protected_until or "not protected",
+        "held_rows": window.held_rows,
         "objects": dg.MetadataValue.md(_key_list(window.keys)),
     }
 
@@ -51,6 +52,8 @@ def report_metadata(report: ArchiveReport, shape: TableShape) -> Mapping[str, An
         "kept_batches": len(report.kept),
         "kept_rows": sum(kept.rows or 0 for kept in report.kept),
         "kept_before": len(report.kept_before),
+        "held_rows_of_run": report.held_rows,
+        "legal_holds": report.held_reason or "none",
         "settled_for_earlier_crash": len(report.settled_before),
         **{f"{step}_seconds": round(seconds, 3) for step, seconds in report.seconds.items()},
         "dagster/column_schema": dg.TableSchema(

@@ -6,7 +6,7 @@ by one transaction share xmin, and VACUUM FULL or CLUSTER moves another of them 
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.errors import LockNotAvailable
 
 from archiver_pipeline.config.effective import SourceSettings
+from archiver_pipeline.domain.holds import Holds
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.errors import LockLostError, PermissionDeniedError, PreflightError, SourceError
 from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, is_held, settle_key
@@ -30,11 +31,13 @@ from archiver_pipeline.postgres.connection import (
 )
 from archiver_pipeline.postgres.eligible import (
     ALIAS,
+    held_condition,
     source_clock,
     table_reference,
     timestamp_literal,
     typed_literal,
 )
+from archiver_pipeline.postgres.holds import HoldGuard, read_while_locked
 
 _VERSIONS = sql.SQL("pg_temp.archiver_versions")
 _KEYS = sql.SQL("pg_temp.archiver_keys")
@@ -54,26 +57,34 @@ class TooYoungError(PreflightError):
     """A row of the batch is within retention by the source's clock. Nothing was deleted."""
 
 
+class RowsHeldError(SourceError):
+    """A legal hold covers a row of the batch, or may. Nothing was deleted."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeleteGuard:
-    """What must still be true inside the delete transaction. `last_row_time` is PostgreSQL text."""
+    """What must still be true inside the delete transaction. `last_row_time` is PostgreSQL text; `holds` is None only
+    where no source of legal holds is configured."""
 
     lock: AdvisoryTableLock
     retention_days: int
     last_row_time: str
     lock_timeout_ms: int
+    holds: HoldGuard | None
 
 
 @dataclass(frozen=True, slots=True)
 class LeftBehind:
     """Why a batch could not be deleted: rows no longer there as proved, and rows an application has locked.
 
-    Fewer `locked_keys` than `locked_rows` when the locked rows cannot be told from the others.
+    Fewer `locked_keys` than `locked_rows` when the locked rows cannot be told from the others. `is_held` when a legal
+    hold was the reason; which rows it covers is for the next pass to find.
     """
 
     changed_rows: int
     locked_rows: int
     locked_keys: tuple[tuple[str, ...], ...]
+    is_held: bool = False
 
 
 class DeleteSession:
@@ -97,12 +108,13 @@ class DeleteSession:
     def delete_versions(self, versions: pa.Table, guard: DeleteGuard) -> None:
         """Delete exactly these row versions and commit.
 
-        Raises VersionsChangedError, RowsLockedError or DeleteRefusedError after a rollback: nothing was deleted.
+        Raises VersionsChangedError, RowsLockedError, RowsHeldError or DeleteRefusedError after a rollback: nothing was
+        deleted. So it is after any error of reading legal holds.
         Raises NetworkError when the connection broke: the outcome is unknown until it is settled.
         """
         with self._delete_transaction(guard):
             self._load_versions(versions)
-            self._delete_loaded(versions.num_rows)
+            self._delete_loaded(versions.num_rows, guard)
 
     def delete_keys(self, keys: pa.Table, guard: DeleteGuard) -> None:
         """As `delete_versions`, for row versions known by xmin and key only, as a manifest has them."""
@@ -111,7 +123,7 @@ class DeleteSession:
             located = self._locate_loaded_keys()
             if located != keys.num_rows:
                 raise VersionsChangedError(f"{located} of {keys.num_rows} rows are as proved", matched_rows=located)
-            self._delete_loaded(keys.num_rows)
+            self._delete_loaded(keys.num_rows, guard)
 
     def settle(self, keys: pa.Table, decide: Callable[[int], None], lock: AdvisoryTableLock) -> None:
         """Call `decide` with the number of these row versions that are in the table, while no delete is in flight.
@@ -174,13 +186,14 @@ class DeleteSession:
 
     @contextmanager
     def _delete_transaction(self, guard: DeleteGuard) -> Iterator[None]:
-        with source_errors(self._source), self._connection.transaction():
+        with ExitStack() as until_committed, source_errors(self._source), self._connection.transaction():
             self._join_deletes()
             self._set_lock_timeout(guard.lock_timeout_ms)
             self._require_lock(guard.lock)
             yield
             self._require_unchanged_columns()
             self._require_past_retention(guard)
+            self._refuse_new_holds(guard, until_committed)
             guard.lock.require_outer_held()
 
     def _set_lock_timeout(self, milliseconds: int) -> None:
@@ -236,7 +249,38 @@ class DeleteSession:
         with self._connection.cursor() as cursor, cursor.copy(copy) as stream:
             stream.write(sink.getbuffer())
 
-    def _delete_loaded(self, expected_rows: int) -> None:
+    def _refuse_held(self, guard: DeleteGuard) -> None:
+        """Before the delete, because afterwards this transaction no longer sees the rows that predicates ask about."""
+        if guard.holds is None:
+            return
+        locked = read_while_locked(self._connection, guard.holds, self._shape.types)
+        holds = guard.holds.known + locked
+        if holds.is_whole:
+            raise RowsHeldError(holds.reason)
+        if covering := self._covering(holds):
+            raise RowsHeldError(covering.reason)
+
+    def _covering(self, holds: Holds) -> Holds:
+        """Those of these row holds that cover any of the loaded versions."""
+        if not holds:
+            return holds
+        conditions = (held_condition(Holds((hold,)), self._shape.types) for hold in holds.holds)
+        query = sql.SQL("SELECT ARRAY[{}] {}").format(
+            sql.SQL(", ").join(map(sql.SQL("pg_catalog.bool_or({})").format, conditions)), _matching(self._shape)
+        )
+        (covers,) = fetch_one(self._connection, query)
+        return Holds(tuple(hold for hold, does in zip(holds.holds, covers, strict=True) if does))
+
+    def _refuse_new_holds(self, guard: DeleteGuard, until_committed: ExitStack) -> None:
+        """The last thing before COMMIT. A hold that was not asked about the rows may cover any of them."""
+        if guard.holds is None:
+            return
+        found = until_committed.enter_context(guard.holds.last_look(self._connection))
+        if new := found.new_beside(guard.holds.known):
+            raise RowsHeldError(new.reason)
+
+    def _delete_loaded(self, expected_rows: int, guard: DeleteGuard) -> None:
+        self._refuse_held(guard)
         cursor = self._connection.execute(_delete_query(self._shape))
         if cursor.rowcount != expected_rows:
             raise VersionsChangedError(

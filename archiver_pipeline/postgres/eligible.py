@@ -1,18 +1,27 @@
-"""Which rows are old enough: always by the source's own clock, in UTC, strictly older than retention."""
+"""Which rows are old enough: always by the source's own clock, in UTC, strictly older than retention.
 
-from dataclasses import dataclass
+And not under legal hold: every condition here leaves out the rows that the shape's holds cover.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from psycopg import sql
 
+from archiver_pipeline.codec.predicates import parse_predicate
 from archiver_pipeline.domain.batch import PlannedBatch
+from archiver_pipeline.domain.holds import NO_HOLDS, Holds
 from archiver_pipeline.domain.table import TableName, TableShape, TimedTable, TimestampType
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.postgres.connection import Connection, fetch_one
+from archiver_pipeline.postgres.predicate import predicate_sql
 from archiver_pipeline.postgres.rendering import row_alias
 
 ALIAS = sql.Identifier("t")
 _AVERAGE_SAMPLE_ROWS = 200
+_parsed = lru_cache(maxsize=4096)(parse_predicate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +57,33 @@ def typed_literal(text: str, type_name: str) -> sql.Composed:
     return sql.SQL("{}::{}").format(sql.Literal(text), sql.SQL(type_name))
 
 
+def held_condition(holds: Holds, types: Mapping[str, str]) -> sql.Composed:
+    """True for the rows of ALIAS that the holds cover, false for all others; `types` are the columns' from the catalog.
+
+    Execute it without parameters. Raises ConfigError for a predicate that does not fit: holds without `defect` do.
+    """
+    if holds.is_whole or not holds:
+        return sql.SQL("{}").format(sql.SQL("true" if holds else "false"))
+    conditions = (
+        predicate_sql(_parsed(text), types, lambda name: sql.SQL("{}.{}").format(ALIAS, sql.Identifier(name)))
+        for text in holds.predicates
+    )
+    return sql.SQL("(({}) IS TRUE)").format(sql.SQL(" OR ").join(conditions))
+
+
+def _unless_held(shape: TableShape | TimedTable, condition: sql.Composed) -> sql.Composed:
+    if isinstance(shape, TimedTable) or not shape.holds:
+        return condition
+    return sql.SQL("{} AND NOT {}").format(condition, held_condition(shape.holds, shape.types))
+
+
 def window_condition(shape: TableShape, window: Window, cutoff: datetime) -> sql.Composed:
-    """Rows of the window that are older than the cutoff (exclusive); the first window is open to the past."""
+    """Rows of the window that are older than the cutoff (exclusive) and not held; the first window is open to the
+    past."""
+    return _unless_held(shape, _in_window(shape, window, cutoff))
+
+
+def _in_window(shape: TableShape, window: Window, cutoff: datetime) -> sql.Composed:
     column = sql.SQL("{}.{}").format(ALIAS, sql.Identifier(shape.timestamp_column))
     end = timestamp_literal(shape, min(window.end, cutoff))
     condition = sql.SQL("{} < {}").format(column, end)
@@ -184,13 +218,40 @@ def oldest_eligible(
 
 def count_up_to(connection: Connection, shape: TableShape, window: Window, cutoff: datetime, limit_rows: int) -> int:
     """The number of eligible rows of the window, counting no further than `limit_rows`."""
+    return _counted(connection, shape, window_condition(shape, window, cutoff), limit_rows)
+
+
+def count_held(connection: Connection, shape: TableShape, window: Window, cutoff: datetime, limit_rows: int) -> int:
+    """The number of rows of the window that are old enough and held, counting no further than `limit_rows`."""
+    if not shape.holds:
+        return 0
+    condition = sql.SQL("{} AND {}").format(_in_window(shape, window, cutoff), held_condition(shape.holds, shape.types))
+    return _counted(connection, shape, condition, limit_rows)
+
+
+def count_held_before(connection: Connection, shape: TableShape, end: datetime | None, limit_rows: int) -> int:
+    """The number of rows that are held, before `end` (exclusive, None: of any age), no further than `limit_rows`."""
+    condition = held_condition(shape.holds, shape.types)
+    if end is not None:
+        condition = sql.SQL("{} AND {}").format(between(replace(shape, holds=NO_HOLDS), None, end), condition)
+    return _counted(connection, shape, condition, limit_rows)
+
+
+def count_key(connection: Connection, shape: TableShape, key: Sequence[str], *, held: bool) -> int:
+    """The number of rows, 0 or 1, with this key, given as text; with `held` only if a hold of the shape covers it."""
+    same = sql.SQL("ROW({}) = ROW({})").format(
+        sql.SQL(", ").join(order_columns(shape)[1:]),
+        sql.SQL(", ").join(typed_literal(text, part.type) for text, part in zip(key, shape.key, strict=True)),
+    )
+    condition = sql.SQL("{} AND {}").format(same, held_condition(shape.holds, shape.types)) if held else same
+    return _counted(connection, shape, condition, 1)
+
+
+def _counted(connection: Connection, shape: TableShape | TimedTable, condition: sql.Composed, limit_rows: int) -> int:
     (rows,) = fetch_one(
         connection,
         sql.SQL("SELECT pg_catalog.count(*) FROM (SELECT 1 FROM {} AS {} WHERE {} LIMIT {}) AS counted").format(
-            table_reference(shape.name),
-            ALIAS,
-            window_condition(shape, window, cutoff),
-            sql.Literal(limit_rows),
+            table_reference(shape.name), ALIAS, condition, sql.Literal(limit_rows)
         ),
     )
     return int(rows)
@@ -201,13 +262,7 @@ def count_between(
 ) -> int:
     """The number of rows from `start` (inclusive, None: the oldest) to `end` (exclusive), no further than
     `limit_rows`."""
-    (rows,) = fetch_one(
-        connection,
-        sql.SQL("SELECT pg_catalog.count(*) FROM (SELECT 1 FROM {} AS {} WHERE {} LIMIT {}) AS counted").format(
-            table_reference(shape.name), ALIAS, between(shape, start, end), sql.Literal(limit_rows)
-        ),
-    )
-    return int(rows)
+    return _counted(connection, shape, between(shape, start, end), limit_rows)
 
 
 def first_rows_between(
@@ -236,6 +291,6 @@ def first_rows_between(
 def between(shape: TableShape | TimedTable, start: datetime | None, end: datetime) -> sql.Composed:
     column = sql.SQL("{}.{}").format(ALIAS, sql.Identifier(shape.timestamp_column))
     condition = sql.SQL("{} < {}").format(column, timestamp_literal(shape, end))
-    if start is None:
-        return condition
-    return sql.SQL("{} >= {} AND {}").format(column, timestamp_literal(shape, start), condition)
+    if start is not None:
+        condition = sql.SQL("{} >= {} AND {}").format(column, timestamp_literal(shape, start), condition)
+    return _unless_held(shape, condition)

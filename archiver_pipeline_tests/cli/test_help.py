@@ -4,17 +4,15 @@ import re
 import shlex
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from archiver_pipeline.cli.main import app
-
-COMMANDS = typer.main.get_command(app).commands
+from archiver_pipeline_tests.cli.commands import COMMANDS, parse
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_an_example_and_exit_code_zero(name):
-    shown = CliRunner().invoke(app, [name, "--help"])
+    shown = CliRunner().invoke(app, [*name.split(), "--help"])
     assert shown.exit_code == 0
     assert f"archiver {name}" in shown.output.split("Examples:")[1]
 
@@ -29,13 +27,12 @@ def test_every_example_is_a_command_line_that_parses(name):
     examples = re.findall(r"^ *archiver (.+)$", COMMANDS[name].help.replace("\\\n", " "), re.MULTILINE)
     assert examples
     for example in examples:
-        command, *arguments = shlex.split(example)
-        COMMANDS[command].make_context(command, arguments)
+        parse(shlex.split(example))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_page_fits_a_narrow_terminal(name):
-    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80", "TERM": "dumb"})
+    shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "80", "TERM": "dumb"})
     assert max(map(len, shown.output.splitlines())) <= 80
     assert "<bool>" not in shown.output
     assert "…" not in shown.output.replace("'…'", "")
@@ -53,7 +50,7 @@ def test_an_example_that_was_folded_is_still_one_command(name):
 
 def test_no_command_shows_all_of_them():
     shown = CliRunner().invoke(app, ["--help"])
-    assert not [name for name in COMMANDS if name not in shown.output]
+    assert not [name for name in COMMANDS if " " not in name and name not in shown.output]
 
 
 def test_no_arguments_at_all_show_the_help(workplace):

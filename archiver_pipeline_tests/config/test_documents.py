@@ -125,6 +125,8 @@ def shown(field, name: str, model: type[BaseModel]) -> str:
     if field.is_required():
         return "required"
     default = m.BUILT_IN_DEFAULTS[name] if model is m.InheritedSettings else field.default
+    if name == "source":
+        return ", ".join(f"`{one.value}`" for one in default)
     if default is None or default in ((), {}) or isinstance(default, BaseModel):
         return ""
     if isinstance(default, bool):

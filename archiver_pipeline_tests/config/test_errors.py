@@ -21,6 +21,7 @@ EXIT_CODES = {
     "SourceError": 2,
     "StoreError": 2,
     "AlertError": 7,
+    "HoldsError": 2,
     "VerificationError": 2,
     "ManifestError": 2,
 }

@@ -7,25 +7,14 @@ from archiver_pipeline_tests.config.conftest import MINIMAL, with_database, with
 
 
 @pytest.mark.parametrize(
-    ("text", "path"),
-    [
-        (f"{MINIMAL}legal_holds: {{enabled: true}}\n", "legal_holds.enabled"),
-        (with_table("legal_hold: true"), "databases[0].tables[0].legal_hold"),
-    ],
-)
-def test_features_that_are_refused(load, text, path):
-    (problem,) = unbuilt_features(load(text).config)
-    assert problem.path == path
-    assert problem.message.startswith("not built yet: ")
-
-
-@pytest.mark.parametrize(
     "text",
     [
         MINIMAL,
         with_s3("encryption: SSE-KMS\nkms_key_id: k"),
         with_s3("local_fallback_dir: /x"),
         with_table("lock_type: postgresql"),
+        with_table("legal_hold: true"),
+        f"{MINIMAL}legal_holds: {{enabled: true}}\n",
         with_table("lock_type: redis"),
         with_database("lock_type: file"),
         f"{MINIMAL}defaults: {{lock_type: file}}\n",

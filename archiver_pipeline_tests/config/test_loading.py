@@ -108,6 +108,8 @@ def test_the_built_in_defaults(load):
         "fail_on_schema_drift": False,
         "critical": False,
         "classification": None,
+        "legal_hold": False,
+        "legal_hold_reason": None,
     }
 
 

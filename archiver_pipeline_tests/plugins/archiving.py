@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from archiver_pipeline.config.effective import (
     DatabaseSettings,
+    HoldSettings,
     LockSettings,
     SourceSettings,
     StoreSettings,
@@ -144,13 +145,16 @@ class Archiving:
         replica: SourceSettings | None = None,
         store: StoreSettings | None = None,
         lock: LockSettings | None = None,
+        holds: HoldSettings | None = None,
         **overrides: Any,
     ) -> ArchiveSession:
         """A new session; `overrides` are of TableSettings."""
         lock = lock or LockSettings()
         settings = self.settings(**{"lock_type": lock.lock_type} | overrides)
         primary = self.source(user=user) if user else self.source()
-        database = DatabaseSettings(DATABASE_ID, primary, replica, settings.connection_pool_size, (settings,), lock)
+        database = DatabaseSettings(
+            DATABASE_ID, primary, replica, settings.connection_pool_size, (settings,), lock, holds or HoldSettings()
+        )
         session = ArchiveSession(settings, database, store or self.store_settings(), run_id="test-run")
         self.opened.append(session)
         return session
