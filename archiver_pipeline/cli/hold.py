@@ -18,6 +18,7 @@ from archiver_pipeline.domain.holds import Holds, LegalHold, shown
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.engine.holds import HeldRows, count_held_rows, with_holds
 from archiver_pipeline.engine.inventory import find_held_rows
+from archiver_pipeline.engine.mirror import mirror_holds
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ConfigError, PreflightError
 from archiver_pipeline.postgres.catalog import inspect_table, table_name
@@ -33,6 +34,8 @@ Examples:
     archiver hold list
 
     archiver hold check --table audit_log --key 4711
+
+    archiver hold mirror
 """
 
 
@@ -116,11 +119,48 @@ def check_hold(
     raise typer.Exit(ExitCode.held if holds else ExitCode.free)
 
 
+def mirror(
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    table: TableOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put S3 Object Lock's legal hold on what was archived of tables that are wholly under hold.
+
+    Needs `legal_holds.mirror_to_object_lock: true` and a bucket with Object Lock. `archiver run` does the same at its
+    end. A hold on rows is not mirrored. Nothing is ever taken off: that is for who may lift holds.
+
+    Exit codes: 0 done, also when no table is wholly under hold; 2 the store has no Object Lock, 3 configuration or
+    preflight (also: the key is not set), 5 permission, 7 network.
+
+    Examples:
+
+        archiver hold mirror
+
+        archiver hold mirror --table audit_log --json
+    """
+    loaded = open_config(config)
+    if not loaded.config.legal_holds.mirror_to_object_lock:
+        raise ConfigError("legal_holds.mirror_to_object_lock is not set", hint="write mirror_to_object_lock: true")
+    mirrored = {}
+    for settings in loaded.select_tables(database, table):
+        with _session(loaded, settings) as session:
+            mirrored[str(session.name)] = mirror_holds(session, _held_shape(session))
+    if as_json:
+        print_json({"objects": mirrored})
+        return
+    for name, objects in mirrored.items():
+        _line(f"{name}: {objects:,} objects under the store's legal hold")
+
+
 def held_tables(loaded: LoadedConfig, tables: Sequence[TableSettings]) -> Iterator[HeldRows]:
-    """Of each table under hold the rows that are old enough and stay. Tables without a source of holds cost nothing."""
+    """Of each table under hold the rows that are old enough and stay; mirrors the hold to its archives where that is
+    asked for. Tables without a source of holds cost nothing."""
     for settings in tables:
         with _session(loaded, settings) as session:
             if session.hold_sources.exist and (held := find_held_rows(session, most_rows=COUNTED_ROWS)).holds:
+                if held.holds.is_whole and loaded.config.legal_holds.mirror_to_object_lock:
+                    mirror_holds(session, _held_shape(session))
                 yield held
 
 

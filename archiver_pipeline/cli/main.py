@@ -75,6 +75,7 @@ app.command("demo")(demo)
 holds = _App(name="hold", help=hold.HELP, no_args_is_help=True, rich_markup_mode="markdown")
 holds.command("list")(hold.list_holds)
 holds.command("check")(hold.check_hold)
+holds.command("mirror")(hold.mirror)
 app.add_typer(holds)
 
 

@@ -304,7 +304,7 @@ class LegalHolds(Section):
     )
     holds: tuple[ConfiguredHold, ...] = Field((), description="The holds, for source config.")
     mirror_to_object_lock: bool = Field(
-        False, description="Put the store's own legal hold on archived objects of tables under hold."
+        False, description="Put S3 Object Lock's legal hold on archives of tables under hold."
     )
 
 

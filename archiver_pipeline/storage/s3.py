@@ -245,6 +245,12 @@ class S3Store:
         with self._errors(self.settings.bucket):
             self._client.list_objects_v2(Bucket=self.settings.bucket, MaxKeys=1)
 
+    def place_legal_hold(self, key: str) -> None:
+        """Put the store's own legal hold on an object: nobody can delete this version until it is taken off. Safe to
+        repeat. Raises StoreError when the bucket has no Object Lock, PermissionDeniedError when this user may not."""
+        with self._errors(key):
+            self._client.put_object_legal_hold(Bucket=self.settings.bucket, Key=key, LegalHold={"Status": "ON"})
+
     def put_unchecked(self, key: str, data: bytes, **options: Any) -> None:
         """A bare write with the given options, for probing what the store supports."""
         with self._errors(key):
