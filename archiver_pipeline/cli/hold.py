@@ -251,6 +251,8 @@ def _print(listed: _Listed) -> None:
         return
     table = Table("rows", "scope", "reason", "requestor", "since", "until", "source", title=str(listed.name))
     table.columns[0].justify = "right"
+    for column in table.columns:
+        column.overflow = "fold"
     for hold, held in listed.holds:
         rows = f"> {held.rows:,}" if held.is_capped else f"{held.rows:,}"
         scope = hold.scope if hold.predicate is None else f"{hold.scope}: {hold.predicate}"

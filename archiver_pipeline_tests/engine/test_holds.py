@@ -58,6 +58,7 @@ def held(archiving, holding, audit):
     return archive
 
 
+@pytest.mark.matrix
 def test_held_rows_stay_and_are_counted(held, holding, audit):
     holding.place(WHERE)
     report = held()
@@ -280,6 +281,7 @@ def reader(database, holding, audit):
     database.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
 
 
+@pytest.mark.matrix
 def test_a_user_who_may_only_read_holds_locks_them_by_a_function(archiving, holding, audit, reader):
     archiving.database.execute("REVOKE UPDATE ON legal_holds FROM " + reader)
     archiving.database.execute(f"{lock_statement(HOLD_TABLE)} GRANT EXECUTE ON FUNCTION lock_legal_holds() TO {reader}")
@@ -354,6 +356,7 @@ def test_a_superseded_batch_says_which_hold(archiving, holding, audit, monkeypat
 
 @pytest.mark.parametrize("where", ["id IN (1, 20, 48)", None])
 @pytest.mark.parametrize("point", ["after a manifest", "in a delete transaction"])
+@pytest.mark.matrix
 def test_a_batch_of_an_earlier_crash_is_not_deleted_under_a_new_hold(archiving, holding, audit, point, where):
     left = pending(archiving, audit, point)
     holding.place(where)
