@@ -2,7 +2,6 @@
 
 ArchiverError                 2   anything of ours; catch this at the faces
 ├── ConfigError               3   the configuration file is wrong; carries every problem at once
-│   └── NotBuiltError         3   the file is right, but asks for something this version does not do
 ├── PreflightError            3   the environment is not ready: versions, privileges, missing columns
 ├── LockHeldError             4   another run works on the same table
 ├── LockLostError             2   the lock went away during the run: stop before anything else is deleted
@@ -79,10 +78,6 @@ class ConfigError(ArchiverError):
 
     def __str__(self) -> str:
         return "\n  ".join([super().__str__(), *map(str, self.problems)])
-
-
-class NotBuiltError(ConfigError):
-    """The configuration asks for a feature that this version does not have."""
 
 
 class PreflightError(ArchiverError):

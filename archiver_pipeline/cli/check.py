@@ -10,9 +10,7 @@ import typer
 from archiver_pipeline.cli.alert_state import alert_findings
 from archiver_pipeline.cli.console import output, print_json
 from archiver_pipeline.cli.options import ConfigOption, DatabaseOption, JsonOption, TableOption, open_config
-from archiver_pipeline.config.features import unbuilt_features
 from archiver_pipeline.engine.preflight import Finding, Level, preflight
-from archiver_pipeline.errors import NotBuiltError
 from archiver_pipeline.orchestration.launch import find_instance
 from archiver_pipeline.orchestration.pools import pool_findings
 
@@ -40,10 +38,6 @@ def check(
     """
     loaded = open_config(config)
     findings = [Finding(f"config {loaded.path.name}", Level.ok, f"valid, {len(loaded.tables)} tables")]
-    findings += [
-        Finding(problem.path, Level.failed, problem.message, problem.hint or "", NotBuiltError.exit_code)
-        for problem in unbuilt_features(loaded.config)
-    ]
     findings += alert_findings(loaded)
     findings += preflight(loaded, loaded.select_tables(database, table), datetime.now(UTC))
     instance = find_instance(loaded.path.parent)

@@ -23,7 +23,6 @@ from archiver_pipeline.engine.fallback import upload_kept
 from archiver_pipeline.engine.kept_files import list_kept
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError
-from archiver_pipeline.orchestration.build import refuse_unbuilt
 from archiver_pipeline.postgres.catalog import table_name
 
 _LINES_SHOWN = 20
@@ -68,7 +67,6 @@ def upload_pending(
     """
     log = open_log(stdout_is_taken=as_json or dry_run)
     loaded = open_config(config)
-    refuse_unbuilt(loaded)
     listener = listen(loaded)
     tables = loaded.select_tables(database, table)
     found = [_look(loaded, settings) if dry_run else _upload(loaded, settings, listener) for settings in tables]

@@ -36,7 +36,6 @@ from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError
-from archiver_pipeline.orchestration.build import refuse_unbuilt
 from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.postgres.connection import source_errors
 
@@ -81,7 +80,6 @@ def run(
     """
     log = open_log(stdout_is_taken=as_json or dry_run)
     loaded = open_config(config)
-    refuse_unbuilt(loaded)
     tables = loaded.select_tables(database, table)
     dates = date_range(start_date, end_date)
     if dry_run:

@@ -23,7 +23,6 @@ from archiver_pipeline.config.enums import (
     WatermarkStorage,
     WindowSize,
 )
-from archiver_pipeline.config.features import unbuilt_features, unbuilt_warnings
 from archiver_pipeline.config.loading import CONFIG_VARIABLE, DEFAULT_NAME, LoadedConfig, load_config
 from archiver_pipeline.config.models import ArchiverConfig
 from archiver_pipeline.config.schema import json_schema
@@ -49,6 +48,4 @@ __all__ = [
     "WindowSize",
     "json_schema",
     "load_config",
-    "unbuilt_features",
-    "unbuilt_warnings",
 ]

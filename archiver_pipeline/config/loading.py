@@ -20,7 +20,6 @@ from archiver_pipeline.config.effective import (
     watermark_settings,
 )
 from archiver_pipeline.config.enums import Encryption, HoldSource
-from archiver_pipeline.config.features import unbuilt_warnings
 from archiver_pipeline.config.models import ArchiverConfig, Notifications
 from archiver_pipeline.config.notifications import NotificationSettings, notification_settings
 from archiver_pipeline.config.problems import did_you_mean, validation_problems
@@ -102,7 +101,6 @@ def parse_config(content: bytes, path: Path, environ: Mapping[str, str]) -> Load
             *_nested_paths(config),
             *(f"{key}: {reason}; no alert goes there" for key, reason in notifications.unready),
             *_hold_doubts(config),
-            *unbuilt_warnings(config),
         ),
         databases=database_settings(config, environ, path.parent),
         store=store_settings(config.s3, environ, path.parent),

@@ -9,7 +9,6 @@ _NAMES = {
     "LockLostError": "the table's lock was lost",
     "ManifestError": "a manifest or receipt can't be used",
     "NetworkError": "database or store can't be reached",
-    "NotBuiltError": "the configuration asks for what is not built",
     "PermissionDeniedError": "permission denied",
     "PreflightError": "the environment is not ready",
     "ResourcesError": "disk, memory or connections ran out",

@@ -5,10 +5,8 @@ from collections.abc import Callable
 import dagster as dg
 
 from archiver_pipeline.config.enums import StepOutputs
-from archiver_pipeline.config.features import unbuilt_features
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.engine.progress import Progress, SilentProgress
-from archiver_pipeline.errors import NotBuiltError
 from archiver_pipeline.orchestration.alerting import Alerts
 from archiver_pipeline.orchestration.assets import table_asset
 from archiver_pipeline.orchestration.digest import alert_jobs, alert_schedules
@@ -22,11 +20,7 @@ from archiver_pipeline.orchestration.watching import watch_checks, watch_job, wa
 
 
 def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] = SilentProgress) -> dg.Definitions:
-    """Assets, sensors and schedules of every configured table. `progress` makes a run's listener.
-
-    Raises NotBuiltError when the configuration asks for a feature that this version would silently leave out.
-    """
-    refuse_unbuilt(config)
+    """Assets, sensors and schedules of every configured table. `progress` makes a run's listener."""
     alerts = Alerts(config.notifications)
     return dg.Definitions(
         assets=[
@@ -67,10 +61,3 @@ def _step_outputs(config: LoadedConfig) -> dict[str, dg.IOManagerDefinition]:
     if config.config.dagster.step_outputs is StepOutputs.LOCAL:
         return {}
     return {"io_manager": dg.IOManagerDefinition(resource_fn=lambda _: StepOutputsInStore(config.store))}
-
-
-def refuse_unbuilt(config: LoadedConfig) -> None:
-    """Raises NotBuiltError that names every feature the file asks for and this version does not have."""
-    problems = unbuilt_features(config.config)
-    if problems:
-        raise NotBuiltError(f"{config.path} asks for what is not built yet", problems=problems)

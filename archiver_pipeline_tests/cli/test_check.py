@@ -78,7 +78,7 @@ def test_each_bad_table_is_named_with_what_to_do(workplace):
         (lambda w: w.document["s3"].update(bucket="no-such-bucket"), 3, "store no-such-bucket"),
         (lambda w: w.document["databases"][0].update(port=free_port()), 7, "database appdb"),
         (lambda w: w.document["defaults"].update(max_staged_bytes="4096TiB"), 6, "table appdb.public.audit_logs"),
-        (lambda w: w.document.update(legal_holds={"enabled": True}), 3, "legal_holds.enabled"),
+        (lambda w: w.document.update(legal_holds={"enabled": True}), 3, "legal_holds"),
     ],
 )
 def test_each_failure_is_named_with_what_to_do(workplace, break_it, code, subject):

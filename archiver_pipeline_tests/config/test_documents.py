@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 import archiver_pipeline.config
-from archiver_pipeline.config import load_config, unbuilt_features
+from archiver_pipeline.config import load_config
 from archiver_pipeline.config import models as m
 from archiver_pipeline.config.schema import json_schema, json_schema_text
 
@@ -52,7 +52,6 @@ def instance_of_example() -> object:
 def test_the_example_loads_without_a_warning(tmp_path):
     loaded = load_config(EXAMPLE, environ={}, cwd=tmp_path)
     assert loaded.warnings == ()
-    assert unbuilt_features(loaded.config) == ()
     assert [table.qualified_name for table in loaded.tables] == ["public.audit_logs", "tracking.events"]
 
 

@@ -10,7 +10,6 @@ from archiver_pipeline.errors import ArchiverError, ConfigError, ConfigProblem, 
 EXIT_CODES = {
     "ArchiverError": 2,
     "ConfigError": 3,
-    "NotBuiltError": 3,
     "PreflightError": 3,
     "LockHeldError": 4,
     "LockLostError": 2,

@@ -19,7 +19,6 @@ from archiver_pipeline.domain.windows import (
     window_containing,
     window_starting,
 )
-from archiver_pipeline.errors import NotBuiltError
 from archiver_pipeline.orchestration.assets import partitions_of
 from archiver_pipeline.orchestration.build import build_definitions
 from archiver_pipeline.orchestration.names import pool_of
@@ -117,12 +116,6 @@ def test_nothing_starts_by_itself(two_databases):
 
 def test_a_run_is_one_process(two_databases):
     assert build_definitions(two_databases).executor is dg.in_process_executor
-
-
-def test_a_feature_that_is_not_built_is_refused(tmp_path):
-    held = config_of(tmp_path, database("orders", table(legal_hold=True)))
-    with pytest.raises(NotBuiltError, match="legal_hold"):
-        build_definitions(held)
 
 
 @pytest.mark.parametrize("unit", UNITS)

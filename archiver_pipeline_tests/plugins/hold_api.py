@@ -1,6 +1,5 @@
 """A real HTTPS server that answers for a legal hold API, or misbehaves as a test says."""
 
-import datetime as dt
 import json
 import ssl
 import threading
@@ -12,13 +11,11 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from archiver_pipeline.config.effective import HoldSettings
 from archiver_pipeline.config.enums import HoldSource
+from archiver_pipeline_tests.certificates import write_certificate
 
 TOKEN = "canary-of-the-hold-api"
 PATH = "/v1/legal-holds/appdb/public/audit_logs"
@@ -61,34 +58,13 @@ def drip(request: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of localhost and its key, in one file, that nobody trusts unless told."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost")]
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
-    return path
+def certificate_of_localhost(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of localhost with its key."""
+    return write_certificate(tmp_path_factory.mktemp("tls") / "localhost.pem", x509.DNSName("localhost"))
 
 
 @pytest.fixture
-def hold_api(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HoldApi]:
+def hold_api(certificate_of_localhost: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HoldApi]:
     """The API, whose certificate this process trusts."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -111,11 +87,11 @@ def hold_api(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hol
 
     server = Server(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(certificate_of_localhost)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    api = HoldApi(server.server_address[1], certificate)
+    api = HoldApi(server.server_address[1], certificate_of_localhost)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate_of_localhost))
     yield api
     server.shutdown()
     server.server_close()

@@ -1,6 +1,5 @@
 """Real servers that alerts are sent to: HTTP, and SMTP with STARTTLS or TLS, a login and a self-made certificate."""
 
-import datetime
 import ipaddress
 import json
 import ssl
@@ -18,8 +17,8 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+
+from archiver_pipeline_tests.certificates import write_certificate
 
 USER, PASSWORD = "archiver", "secret-of-smtp"
 TOKEN = "xoxb-secret-of-slack"
@@ -157,29 +156,9 @@ def _authenticate(server: Any, session: Any, envelope: Any, mechanism: str, logi
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-made certificate of 127.0.0.1 with its key, PEM; trusted by nobody who is not told to."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "alerts under test")])
-    today = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(today - datetime.timedelta(days=1))
-        .not_valid_after(today + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("certificate") / "server.pem"
-    plain = serialization.NoEncryption()
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        + built.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+    """A certificate of 127.0.0.1 with its key."""
+    name = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    return write_certificate(tmp_path_factory.mktemp("certificate") / "server.pem", name)
 
 
 @pytest.fixture
