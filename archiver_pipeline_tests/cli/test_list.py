@@ -13,7 +13,7 @@ from archiver_pipeline.engine.protection import build_protection, record_protect
 from archiver_pipeline.errors import ManifestError
 from archiver_pipeline.storage.s3 import S3Store
 from archiver_pipeline_tests.cli.test_interruption import delete_in_wait, lock_on_a_row
-from archiver_pipeline_tests.cli.workplace import wait_until
+from archiver_pipeline_tests.cli.workplace import cache_of, wait_until
 from archiver_pipeline_tests.engine.running import put
 from archiver_pipeline_tests.plugins.archiving import DATABASE_ID, OLD_ROWS, create_audit_table
 
@@ -83,7 +83,7 @@ def test_receipts_are_read_once_and_again_when_they_changed(workplace):
     assert workplace.run("run").code == 0
     rows = listed_rows(workplace)
     keys = workplace.keys_like(".receipt.json")
-    [path] = (workplace.folder / "cache" / "archiver_pipeline").glob("*.sqlite")
+    [path] = (cache_of(workplace.folder) / "archiver_pipeline").glob("*.sqlite")
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM documents").fetchone() == (len(keys),)
         # A wrong figure under the right ETag shows that the second list asked for none of the receipts.

@@ -218,9 +218,14 @@ def wait_until(happened: Callable[[], object], *, what: str, seconds: float = 12
         time.sleep(0.05)
 
 
+def cache_of(folder: Path) -> Path:
+    """The user's cache, beside the folder: what is read there is no change of the workplace."""
+    return folder.with_name(f"{folder.name}-cache")
+
+
 def _environment(folder: Path) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
-    homes = {"DAGSTER_HOME": str(folder / "dagster"), "XDG_CACHE_HOME": str(folder / "cache")}
+    homes = {"DAGSTER_HOME": str(folder / "dagster"), "XDG_CACHE_HOME": str(cache_of(folder))}
     return own | homes | {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 
 
