@@ -1,6 +1,6 @@
 """Which rows are old enough: exactly those before the boundary, by the database's clock, and never more than asked."""
 
-from datetime import date
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -113,7 +113,8 @@ def test_every_size_of_window(archiving, audit, window):
 
 
 def test_rows_before_a_later_first_window_belong_to_it(archiving, audit):
-    session = archiving.session(first_window=date(2026, 10, 13))
+    day_of_the_youngest = datetime.now(UTC).date() - timedelta(days=41)
+    session = archiving.session(first_window=day_of_the_youngest)
     windows = archiving.windows(session)
     assert windows[0].open_start
     archive_windows(session, windows)
