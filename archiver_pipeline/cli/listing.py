@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from platformdirs import user_cache_path
+from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -33,6 +34,8 @@ from archiver_pipeline.storage.s3 import S3Store
 
 READERS = 16
 """Threads that read receipts; more only wait for each other (benchmarks/listing.py)."""
+_WIDE_COLUMNS = 120
+_DAY = len("2026-01-31")
 _SECONDS = len("2026-01-31 23:59:59")
 _MINUTES = len("2026-01-31T23:59")
 
@@ -189,15 +192,25 @@ def _print(listed: _Listed, *, with_objects: bool) -> None:
 
 
 def _print_windows(listed: _Listed) -> None:
-    table = Table("window", "state", "objects", "rows", "bytes", "stored", "ratio", title=listed.name)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for heading in ("first row", "last row", "notes"):
-        table.add_column(heading)
+    """On a narrow terminal without the bytes before compression, and with days for times: no figure is ever cut."""
+    is_wide = output.width >= _WIDE_COLUMNS
+    has_notes = any(map(_notes, listed.batches))
+    title = f"{listed.name}: {_states(listed.batches)}"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("window", "state"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("objects", "rows", *(["bytes"] if is_wide else []), "stored", "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("first row", "last row"):
+        table.add_column(heading, no_wrap=True)
+    if has_notes:
+        table.add_column("notes")
     for group in _grouped(listed.batches):
-        table.add_row(group[0].stored.window_key, group[0].stored.state.value, *_cells(group), _notes(group[0]))
+        cells = _cells(group, is_wide=is_wide)
+        notes = [_notes(group[0])] if has_notes else []
+        table.add_row(group[0].stored.window_key, group[0].stored.state.value, *cells, *notes)
     table.add_section()
-    table.add_row("all", _states(listed.batches), *_cells(listed.batches), "")
+    table.add_row("all", "", *_cells(listed.batches, is_wide=is_wide))
     output.print(table)
 
 
@@ -221,17 +234,19 @@ def _grouped(batches: Sequence[ArchivedBatch]) -> list[list[ArchivedBatch]]:
     return list(groups.values())
 
 
-def _cells(batches: Sequence[ArchivedBatch]) -> tuple[str, ...]:
-    """Objects, rows, bytes, stored, ratio, first row, last row; what no receipt tells is left empty."""
+def _cells(batches: Sequence[ArchivedBatch], *, is_wide: bool) -> tuple[str, ...]:
+    """Objects, rows, bytes (if wide), stored, ratio, first row, last row; what no receipt tells is left empty."""
     figures = _figures(batches)
+    rows_bytes = "" if figures.rows_bytes is None else size(figures.rows_bytes)
+    shown = _SECONDS if is_wide else _DAY
     return (
         f"{figures.objects:,}",
         "" if figures.rows is None else f"{figures.rows:,}",
-        "" if figures.rows_bytes is None else size(figures.rows_bytes),
+        *([rows_bytes] if is_wide else []),
         size(figures.object_bytes),
         "" if figures.compression_ratio is None else f"{figures.compression_ratio:.2f}",
-        (figures.first_row_time or "")[:_SECONDS],
-        (figures.last_row_time or "")[:_SECONDS],
+        (figures.first_row_time or "")[:shown],
+        (figures.last_row_time or "")[:shown],
     )
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from archiver_pipeline.cli.console import output, print_json
@@ -67,7 +68,17 @@ def _document(one: TableStatus) -> dict[str, Any]:
 
 
 def _print(statuses: list[TableStatus]) -> None:
-    table = Table("table", "verdict", "last success", "backlog", "oldest row", "go/day", "come/day")
+    table = Table(
+        "table",
+        "verdict",
+        "last success",
+        "backlog",
+        "oldest row",
+        "go/day",
+        "come/day",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.columns[0].overflow = "fold"
     for column in table.columns[3:]:
         column.justify = "right"

@@ -53,8 +53,9 @@ def test_archives_that_are_proved(workplace):
     text = workplace.run("list").stdout
     for window in {batch["window"] for batch in batches}:
         assert any(window in line and "receipted" in line for line in text.splitlines())
-    [total] = [line for line in text.splitlines() if " all " in line]
-    for figure in (f"{len(stored)} receipted", f" {OLD_ROWS} ", totals["first_row_time"][:19]):
+    [total] = [line for line in text.splitlines() if line.strip().startswith("all ")]
+    assert f"{len(stored)} receipted" in text
+    for figure in (f" {OLD_ROWS} ", totals["first_row_time"][:19]):
         assert figure in total
 
 
@@ -94,6 +95,17 @@ def test_receipts_are_read_once_and_again_when_they_changed(workplace):
     found = workplace.run("list", "--json")
     assert found.code == ManifestError.exit_code
     assert keys[0] in found.stderr
+
+
+def test_nothing_is_cut_on_a_narrow_terminal(workplace):
+    assert workplace.run("run").code == 0
+    workplace.environment["COLUMNS"] = "80"
+    for command in ("list", "status"):
+        found = workplace.run(command)
+        assert found.code == 0
+        assert "…" not in found.stdout
+        assert max(map(len, found.stdout.splitlines())) <= 80
+    assert f" {OLD_ROWS} " in workplace.run("list").stdout
 
 
 def listed_rows(workplace) -> int:
