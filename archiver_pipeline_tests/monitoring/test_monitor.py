@@ -89,7 +89,8 @@ def execute_again(workplace, instance, run, monkeypatch):
     for variable in (PASSWORD_VARIABLE, SECRET_VARIABLE):
         monkeypatch.setenv(variable, workplace.environment[variable])
     options = dg.ReexecutionOptions.from_failure(run.run_id, instance)
-    assert dg.execute_job(dg.reconstructable(table_job), instance, reexecution_options=options, tags=run.tags).success
+    with dg.execute_job(dg.reconstructable(table_job), instance, reexecution_options=options, tags=run.tags) as result:
+        assert result.success, [event.message for event in result.all_events if event.is_failure]
 
 
 def restore_all(workplace, instance):
@@ -125,6 +126,19 @@ def runs(monitored):
 
 
 def require_figures_of(monitored, ledger):
+    """As soon as everything was looked at again: each look has its own time."""
+
+    def agrees():
+        try:
+            require_figures_now(monitored, ledger)
+        except AssertionError:
+            return False
+        return True
+
+    monitored.wait_for(agrees, what="every figure is that of the objects")
+
+
+def require_figures_now(monitored, ledger):
     """What is served equals what the objects themselves say."""
     receipted = ledger.receipted()
     metrics = {
@@ -132,8 +146,7 @@ def require_figures_of(monitored, ledger):
         "rows_bytes_total": sum(found.manifest["rows_bytes"] for found in receipted),
         "bytes_uploaded_total": sum(len(found.data) for found in receipted),
     }
-    for name, value in metrics.items():
-        assert monitored.value(f"archiver_{name}", **TABLE) == value, name
+    assert metrics == {name: monitored.value(f"archiver_{name}", **TABLE) for name in metrics}
     outcomes = [
         monitored.value("archiver_batches_total", **TABLE, outcome=outcome) for outcome in ("deleted", "absent")
     ]
