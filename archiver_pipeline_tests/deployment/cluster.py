@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -273,9 +274,22 @@ def _write_files(cluster: Cluster) -> None:
 
 
 def _start_all(cluster: Cluster) -> None:
-    for service in SERVICES:
+    """The code server first, as docker-compose.yml has it: processes that meet on an empty storage all make its tables,
+    and Dagster lets those fail that come second."""
+    first, *others = SERVICES
+    cluster.start(first)
+    wait_until(lambda: _listens(cluster, first), what=f"the {first} listens", seconds=START_SECONDS)
+    for service in others:
+        assert first in compose_services()[service]["depends_on"]
         cluster.start(service)
     wait_until(lambda: _answers(cluster), what="the webserver has loaded the code", seconds=START_SECONDS)
+
+
+def _listens(cluster: Cluster, service: str) -> bool:
+    assert cluster.processes[service].poll() is None, cluster.log(service)
+    with suppress(OSError), socket.create_connection(("127.0.0.1", cluster.ports[service]), 1):
+        return True
+    return False
 
 
 def _answers(cluster: Cluster) -> bool:
