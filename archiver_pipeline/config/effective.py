@@ -124,6 +124,14 @@ class HoldSettings:
 
 
 @dataclass(frozen=True)
+class AuditSettings:
+    """Whether an audit trail is written. `rules` is the section `compliance` as JSON, for the trail to tell."""
+
+    enabled: bool = True
+    rules: str = "{}"
+
+
+@dataclass(frozen=True)
 class DatabaseSettings:
     """One database: where rows are deleted (primary), where they may be read (replica), its tables, and where holds on
     them come from.
@@ -137,6 +145,7 @@ class DatabaseSettings:
     tables: tuple[TableSettings, ...]
     lock: LockSettings = LockSettings()
     holds: HoldSettings = HoldSettings()
+    audit: AuditSettings = AuditSettings()
 
     def lock_of(self, table: TableSettings | None) -> LockSettings:
         """What locks a table; None is one that is not configured."""
@@ -247,6 +256,7 @@ def _database(database: Database, config: ArchiverConfig, environ: Mapping[str, 
         connection_pool_size=inherited("connection_pool_size", [database, defaults]),
         tables=tuple(_table(table, database, defaults, base) for table in database.tables),
         lock=_lock(config.lock, inherited("lock_type", [database, defaults]), environ, base),
+        audit=AuditSettings(config.compliance.audit_trail, config.compliance.model_dump_json()),
     )
 
 

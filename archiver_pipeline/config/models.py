@@ -340,6 +340,9 @@ class Compliance(Section):
     retention_policy: RetentionPolicy = Field(
         RetentionPolicy.model_validate({}), description="Bounds of retention_days."
     )
+    audit_trail: bool = Field(
+        True, description="Write down who did what to a table, in a chain of objects, before it counts as done."
+    )
     enforce_encryption: bool = Field(False, description="Refuse critical tables with s3.encryption none.")
     data_classifications: Annotated[
         dict[str, DataClassification],

@@ -18,6 +18,9 @@ _PARTS_BELOW_TABLE = 4
 SUPERSEDED_SUFFIX = ".superseded.json"
 PROTECTION_SUFFIX = ".json"
 WATERMARK_FILE = ".restore_watermark.json"
+AUDIT_FOLDER = "_audit"
+_SEQUENCE_DIGITS = 12
+_LINK_FILE = re.compile(r"(?P<sequence>\d{12})\.json", re.ASCII)
 
 
 class DataFormat(StrEnum):
@@ -143,6 +146,23 @@ def step_output_key(prefix: str, identifier: Sequence[str]) -> str:
     No archive can lie there: a data object has more folders above it, and its name ends otherwise.
     """
     return "/".join([*([prefix] if prefix else []), "_dagster/steps", *map(key_part, identifier)]) + ".json"
+
+
+def audit_prefix(prefix: str, name: TableName) -> str:
+    """What to list to find a table's audit trail and nothing else: the schema is always part of it."""
+    parts = [*([prefix] if prefix else []), AUDIT_FOLDER, *map(key_part, (name.database, name.schema, name.table))]
+    return "/".join(parts) + "/"
+
+
+def audit_key(prefix: str, name: TableName, sequence: int) -> str:
+    """The key of one link of a table's audit trail; keys sort as their sequences do. `sequence` counts from 1."""
+    return f"{audit_prefix(prefix, name)}{sequence:0{_SEQUENCE_DIGITS}d}.json"
+
+
+def audit_sequence_of(prefix: str, name: TableName, key: str) -> int | None:
+    """The sequence in the key of a link, None for any other key."""
+    match = _LINK_FILE.fullmatch(key.removeprefix(audit_prefix(prefix, name)))
+    return int(match["sequence"]) if match and key.startswith(audit_prefix(prefix, name)) else None
 
 
 def stem_of(key: str) -> str:

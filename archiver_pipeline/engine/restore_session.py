@@ -16,6 +16,7 @@ from archiver_pipeline.config.effective import (
 from archiver_pipeline.domain.lock import LockName
 from archiver_pipeline.domain.restore import RestoredObject, RestoreRequest
 from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.engine.audit import trail_of
 from archiver_pipeline.engine.pool import Pool
 from archiver_pipeline.engine.progress import Progress, SilentProgress
 from archiver_pipeline.engine.table_lock import acquire_lock
@@ -48,11 +49,16 @@ class RestoreSession:
     run_id: str
     progress: Progress = field(default_factory=SilentProgress)
     stopping: threading.Event = field(default_factory=threading.Event)
+    job: str = ""
 
     def __post_init__(self) -> None:
         self.progress = self.progress.of_run(self.run_id)
         self.workers = self._workers()
         self.store = S3Store(self.store_settings, connections=2 * self.workers + 1)
+        self.audit = trail_of(
+            self.store, self.request.source, self.database, self._source_settings(), run_id=self.run_id, job=self.job
+        )
+        """The trail of the table whose archives are read."""
         self.connections: Pool[Connection] = Pool(lambda: connect(self.target))
         self._connection: Connection | None = None
         self._lock: AdvisoryTableLock | None = None
@@ -103,6 +109,14 @@ class RestoreSession:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _source_settings(self) -> TableSettings | None:
+        """The source's entry in the configuration, None when it is of another database or of none."""
+        source = self.request.source
+        if source.database != self.database.id:
+            return None
+        found = (one for one in self.database.tables if (one.schema, one.table) == (source.schema, source.table))
+        return next(found, None)
 
     def _workers(self) -> int:
         wanted = self.settings.workers if self.settings and self.settings.workers else None

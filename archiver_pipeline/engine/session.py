@@ -14,6 +14,7 @@ from archiver_pipeline.config.effective import DatabaseSettings, SourceSettings,
 from archiver_pipeline.domain.layout import DataFormat, key_part
 from archiver_pipeline.domain.lock import LockName
 from archiver_pipeline.domain.table import TableName, TableShape
+from archiver_pipeline.engine.audit import trail_of
 from archiver_pipeline.engine.holds import HoldSources
 from archiver_pipeline.engine.pool import Pool
 from archiver_pipeline.engine.progress import Progress, SilentProgress
@@ -62,6 +63,7 @@ class ArchiveSession:
     progress: Progress = field(default_factory=SilentProgress)
     stopping: threading.Event = field(default_factory=threading.Event)
     shared_store: InitVar[S3Store | None] = None
+    job: str = ""
 
     def __post_init__(self, shared_store: S3Store | None) -> None:
         self.progress = self.progress.of_run(self.run_id)
@@ -69,6 +71,7 @@ class ArchiveSession:
         self.format = DataFormat(self.settings.format)
         self.workers = workers_of(self.settings)
         self.store = shared_store or S3Store(self.store_settings, connections=self.workers + 1)
+        self.audit = trail_of(self.store, self.name, self.database, self.settings, run_id=self.run_id, job=self.job)
         self.row_streams: Pool[RowStream] = Pool(lambda: RowStream(self.reader, **self._limits()))
         self.connections: Pool[Connection] = Pool(lambda: connect(self.primary, **self._limits()))
         self.hold_sources = HoldSources(self.database.holds, self.settings, self.name, self.primary)

@@ -24,9 +24,10 @@ class ArchiverRuntime:
     `reports`, `validations` and `restored` are what ops have reported so far, for hooks to tell of.
     """
 
-    def __init__(self, config: LoadedConfig, run_id: str, progress: Progress) -> None:
+    def __init__(self, config: LoadedConfig, run_id: str, progress: Progress, *, job: str = "") -> None:
         self._config = config
         self._run_id = run_id
+        self._job = job
         self._progress = progress
         self._sessions: dict[TableSettings, ArchiveSession] = {}
         self._restore_sessions: dict[RestoreRequest, RestoreSession] = {}
@@ -43,6 +44,7 @@ class ArchiverRuntime:
                 store_settings=self._config.store,
                 run_id=self._run_id,
                 progress=self._progress,
+                job=self._job,
             )
         return self._sessions[settings]
 
@@ -50,7 +52,7 @@ class ArchiverRuntime:
         """The run's session of a restore. It holds the target table's lock from its first use until the run ends."""
         if request not in self._restore_sessions:
             self._restore_sessions[request] = open_restore(
-                self._config, request, run_id=self._run_id, progress=self._progress
+                self._config, request, run_id=self._run_id, progress=self._progress, job=self._job
             )
         return self._restore_sessions[request]
 
@@ -66,7 +68,9 @@ class ArchiverRuntime:
             restoring.close()
 
 
-def open_restore(config: LoadedConfig, request: RestoreRequest, *, run_id: str, progress: Progress) -> RestoreSession:
+def open_restore(
+    config: LoadedConfig, request: RestoreRequest, *, run_id: str, progress: Progress, job: str = ""
+) -> RestoreSession:
     """A session for one restore. Raises ConfigError when the target's database is not configured."""
     database = config.database(request.target.database)
     target = request.target
@@ -78,6 +82,7 @@ def open_restore(config: LoadedConfig, request: RestoreRequest, *, run_id: str, 
         watermark_settings=config.watermark,
         run_id=run_id,
         progress=progress,
+        job=job,
     )
 
 
@@ -86,7 +91,8 @@ def runtime_resource(config: LoadedConfig, progress: Callable[[], Progress] = Si
 
     def open_runtime(context: dg.InitResourceContext) -> Iterator[ArchiverRuntime]:
         run_id = context.run.run_id if context.run else "no-run"
-        with contextlib.closing(ArchiverRuntime(config, run_id, progress())) as runtime:
+        job = context.run.job_name if context.run else ""
+        with contextlib.closing(ArchiverRuntime(config, run_id, progress(), job=job)) as runtime:
             yield runtime
 
     return dg.ResourceDefinition(resource_fn=contextlib.contextmanager(open_runtime))

@@ -240,6 +240,18 @@ class S3Store:
             return False
         return True
 
+    @property
+    def identity(self) -> str:
+        """Whose credentials these are: the access key id, and where it comes from. Never a secret."""
+        if self.settings.access_key_id:
+            return f"access key {self.settings.access_key_id}"
+        session = boto3.DEFAULT_SESSION
+        try:
+            found = session.get_credentials() if session else None
+            return f"access key {found.access_key} ({found.method})" if found else "no credentials"
+        except BotoCoreError as error:
+            return f"credentials not readable ({type(error).__name__})"
+
     def require_bucket(self) -> None:
         """Raises StoreError when the bucket is missing, PermissionDeniedError when it may not be listed."""
         with self._errors(self.settings.bucket):
