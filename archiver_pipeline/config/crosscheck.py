@@ -28,6 +28,7 @@ from archiver_pipeline.config.models import (
     LegalHolds,
     Lock,
     Notifications,
+    Section,
     Slack,
     Table,
     Teams,
@@ -123,6 +124,7 @@ def cross_problems(document: Document, environ: Mapping[str, str]) -> Iterator[C
     yield from _store_credentials(readable)
     yield from _redis_url(readable, environ)
     yield from _holds(readable)
+    yield from _doubled_secrets(readable.document)
     yield from _missing_secrets(readable, environ)
     yield from _notifications(readable)
 
@@ -293,17 +295,23 @@ def _encryption_reason(readable: Readable, table: Table) -> str | None:
 
 
 def _store_credentials(readable: Readable) -> Iterator[ConfigProblem]:
-    has_id = bool(readable.s3.access_key_id or readable.s3.access_key_id_env)
-    has_secret = bool(readable.s3.secret_access_key or readable.s3.secret_access_key_env)
+    has_id, has_secret = _has(readable.s3, "access_key_id"), _has(readable.s3, "secret_access_key")
     if has_id != has_secret:
         missing = "secret_access_key" if has_id else "access_key_id"
         hint = "write both, or neither to use the AWS credential chain"
         yield readable.document.problem(("s3", missing), "only one half of the credentials is written", hint)
 
 
+def _has(section: Section, key: str) -> bool:
+    """Whether the secret is written in one of its ways."""
+    return any(getattr(section, name, None) for name in (key, f"{key}_env", f"{key}_from"))
+
+
 def _redis_url(readable: Readable, environ: Mapping[str, str]) -> Iterator[ConfigProblem]:
     """It may hold a password, so no message repeats any of it."""
     variable, plain = readable.lock.redis_url_env, readable.lock.redis_url
+    if readable.lock.redis_url_from:
+        return
     written = environ.get(variable) if variable else plain.get_secret_value() if plain else None
     if written and not _REDIS_URL.fullmatch(written):
         key = "redis_url_env" if variable else "redis_url"
@@ -337,6 +345,23 @@ def _hold_api(document: Document, endpoint: str | None) -> Iterator[ConfigProble
         yield document.problem(place, "must be a URL like https://host/path, without credentials and parameters")
     elif scheme == "http" and host not in _THIS_MACHINE:
         yield document.problem(place, "must be https: whoever is on the way of http could hide a hold")
+
+
+def _doubled_secrets(document: Document) -> Iterator[ConfigProblem]:
+    """Two places that both claim to have the secret: a guess would be wrong after the next rotation."""
+    for location, section in _all_mappings(document.data, ()):
+        for key in section:
+            base = key.removesuffix("_from")
+            if base != key and section[key] is not None and section.get(f"{base}_env") is not None:
+                yield document.problem((*location, key), f"{base}_env is written, too", "write one of them")
+
+
+def _all_mappings(raw: Any, location: Location) -> Iterator[tuple[Location, dict[str, Any]]]:
+    if isinstance(raw, dict):
+        yield location, raw
+    inner = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    for key, value in inner:
+        yield from _all_mappings(value, (*location, key))
 
 
 def _missing_secrets(readable: Readable, environ: Mapping[str, str]) -> Iterator[ConfigProblem]:
@@ -399,18 +424,19 @@ _Need = tuple[str, str, str | None]
 
 
 def _slack_needs(slack: Slack) -> Iterator[_Need]:
-    if not (slack.webhook_url or slack.webhook_url_env or slack.token_env):
+    has_webhook, has_token = _has(slack, "webhook_url"), _has(slack, "token")
+    if not (has_webhook or has_token):
         yield "webhook_url_env", "required: neither a webhook nor token_env is written", None
-    if slack.token_env and not slack.channel:
-        yield "channel", "required beside token_env", None
-    if slack.token_env and (slack.webhook_url or slack.webhook_url_env):
-        yield "token_env", "a webhook is written, too", "write one of them"
+    if has_token and not slack.channel:
+        yield "channel", "required beside a token", None
+    if has_token and has_webhook:
+        yield "token_from" if slack.token_from else "token_env", "a webhook is written, too", "write one of them"
     if slack.webhook_url and not _is_web(slack.webhook_url.get_secret_value()):
         yield "webhook_url", "must be a URL that begins with https://", None
 
 
 def _teams_needs(teams: Teams) -> Iterator[_Need]:
-    if not (teams.webhook_url or teams.webhook_url_env):
+    if not _has(teams, "webhook_url"):
         yield "webhook_url_env", "required: no webhook is written", None
     if teams.webhook_url and not _is_web(teams.webhook_url.get_secret_value()):
         yield "webhook_url", "must be a URL that begins with https://", None
@@ -420,7 +446,7 @@ def _email_needs(email: Email) -> Iterator[_Need]:
     for key, value in (("smtp_host", email.smtp_host), ("from", email.sender), ("to", email.to)):
         if not value:
             yield key, "required for email", None
-    has_password = bool(email.password or email.password_env)
+    has_password = _has(email, "password")
     if has_password != bool(email.username):
         missing = "username" if has_password else "password_env"
         yield missing, "only one half of the credentials is written", "write both, or neither for a server without them"

@@ -34,8 +34,11 @@ from archiver_pipeline.config.models import (
     LegalHolds,
     Lock,
     Replica,
+    Section,
     Table,
 )
+from archiver_pipeline.secret_sources.reference import parse_reference
+from archiver_pipeline.secret_sources.secret import ReferencedSecret
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 
@@ -165,7 +168,7 @@ class StoreSettings:
     encryption: Encryption
     kms_key_id: str | None
     multipart_threshold_bytes: int
-    access_key_id: str | None
+    access_key_id: str | ReferencedSecret | None
     secret_access_key: SecretStr | None
     addressing_style: AddressingStyle
     local_fallback_dir: Path | None
@@ -192,12 +195,16 @@ def database_settings(config: ArchiverConfig, environ: Mapping[str, str], base: 
     databases = tuple(_database(database, config, environ, base) for database in config.databases)
     holding = next((one.primary for one in databases if one.id == config.legal_holds.database), None)
     return tuple(
-        replace(one, holds=_hold_settings(config.legal_holds, environ, None if holding == one.primary else holding))
+        replace(
+            one, holds=_hold_settings(config.legal_holds, environ, base, None if holding == one.primary else holding)
+        )
         for one in databases
     )
 
 
-def _hold_settings(written: LegalHolds, environ: Mapping[str, str], holding: SourceSettings | None) -> HoldSettings:
+def _hold_settings(
+    written: LegalHolds, environ: Mapping[str, str], base: Path, holding: SourceSettings | None
+) -> HoldSettings:
     """Holds that stand in the file count although `source` does not name it: nobody writes one in vain."""
     if not written.enabled:
         return HoldSettings()
@@ -210,7 +217,7 @@ def _hold_settings(written: LegalHolds, environ: Mapping[str, str], holding: Sou
         database=holding,
         check_expiration=written.check_expiration,
         api_endpoint=(written.api_endpoint or "").rstrip("/"),
-        api_token=SecretStr(environ[written.api_token_env]) if written.api_token_env else None,
+        api_token=secret_of(written, "api_token", environ, base),
         api_timeout_seconds=written.api_timeout_seconds,
         mirror_to_object_lock=written.mirror_to_object_lock,
     )
@@ -230,11 +237,18 @@ def store_settings(s3: S3, environ: Mapping[str, str], base: Path) -> StoreSetti
         encryption=s3.encryption,
         kms_key_id=s3.kms_key_id,
         multipart_threshold_bytes=s3.multipart_threshold_mb * 1024**2,
-        access_key_id=environ[s3.access_key_id_env] if s3.access_key_id_env else s3.access_key_id,
-        secret_access_key=_secret(s3.secret_access_key_env, s3.secret_access_key, environ),
+        access_key_id=_access_key_id(s3, environ, base),
+        secret_access_key=secret_of(s3, "secret_access_key", environ, base),
         addressing_style=style,
         local_fallback_dir=_folder(s3.local_fallback_dir, base),
     )
+
+
+def _access_key_id(s3: S3, environ: Mapping[str, str], base: Path) -> str | ReferencedSecret | None:
+    """No secret by itself, but kept and rotated beside one."""
+    if s3.access_key_id_from:
+        return ReferencedSecret(parse_reference(s3.access_key_id_from, base))
+    return environ[s3.access_key_id_env] if s3.access_key_id_env else s3.access_key_id
 
 
 def _database(database: Database, config: ArchiverConfig, environ: Mapping[str, str], base: Path) -> DatabaseSettings:
@@ -245,14 +259,14 @@ def _database(database: Database, config: ArchiverConfig, environ: Mapping[str, 
         host=database.host,
         port=database.port,
         user=database.user,
-        password=_secret(database.password_env, database.password, environ),
+        password=secret_of(database, "password", environ, base),
         sslmode=database.sslmode,
         application_name=database.application_name,
     )
     return DatabaseSettings(
         id=database.key_id,
         primary=primary,
-        replica=_replica(database.read_replica, primary, environ),
+        replica=_replica(database.read_replica, primary, environ, base),
         connection_pool_size=inherited("connection_pool_size", [database, defaults]),
         tables=tuple(_table(table, database, defaults, base) for table in database.tables),
         lock=_lock(config.lock, inherited("lock_type", [database, defaults]), environ, base),
@@ -263,13 +277,15 @@ def _database(database: Database, config: ArchiverConfig, environ: Mapping[str, 
 def _lock(lock: Lock, lock_type: LockType, environ: Mapping[str, str], base: Path) -> LockSettings:
     return LockSettings(
         lock_type=lock_type,
-        redis_url=_secret(lock.redis_url_env, lock.redis_url, environ) or SecretStr(DEFAULT_REDIS_URL),
+        redis_url=secret_of(lock, "redis_url", environ, base) or SecretStr(DEFAULT_REDIS_URL),
         ttl_seconds=lock.ttl_seconds,
         directory=_folder(lock.directory, base),
     )
 
 
-def _replica(replica: Replica | None, primary: SourceSettings, environ: Mapping[str, str]) -> SourceSettings | None:
+def _replica(
+    replica: Replica | None, primary: SourceSettings, environ: Mapping[str, str], base: Path
+) -> SourceSettings | None:
     if replica is None:
         return None
     return SourceSettings(
@@ -278,7 +294,7 @@ def _replica(replica: Replica | None, primary: SourceSettings, environ: Mapping[
         host=replica.host,
         port=replica.port or primary.port,
         user=replica.user or primary.user,
-        password=_secret(replica.password_env, replica.password, environ) or primary.password,
+        password=secret_of(replica, "password", environ, base) or primary.password,
         sslmode=replica.sslmode or primary.sslmode,
         application_name=replica.application_name or primary.application_name,
     )
@@ -303,8 +319,15 @@ def _table(table: Table, database: Database, defaults: Defaults, base: Path) -> 
     )
 
 
-def _secret(name: str | None, plain: SecretStr | None, environ: Mapping[str, str]) -> SecretStr | None:
-    return SecretStr(environ[name]) if name else plain
+def secret_of(section: Section, key: str, environ: Mapping[str, str], base: Path) -> SecretStr | None:
+    """The secret `key` of a section: by reference and unread, else of its variable, else plain, else None.
+
+    A variable that is not set raises KeyError."""
+    reference, variable = getattr(section, f"{key}_from"), getattr(section, f"{key}_env")
+    if reference:
+        return ReferencedSecret(parse_reference(reference, base))
+    plain: SecretStr | None = getattr(section, key, None)
+    return SecretStr(environ[variable]) if variable else plain
 
 
 def _folder(folder: Path | None, base: Path) -> Path | None:

@@ -20,7 +20,7 @@ from archiver_pipeline.config.effective import (
     watermark_settings,
 )
 from archiver_pipeline.config.enums import Encryption, HoldSource
-from archiver_pipeline.config.models import ArchiverConfig, Notifications
+from archiver_pipeline.config.models import ArchiverConfig, Notifications, Section
 from archiver_pipeline.config.notifications import NotificationSettings, notification_settings
 from archiver_pipeline.config.problems import did_you_mean, validation_problems
 from archiver_pipeline.errors import ConfigError, ConfigProblem
@@ -153,39 +153,45 @@ def _about_file(path: Path, error: ConfigError) -> ConfigError:
 def _plain_secrets(config: ArchiverConfig) -> Iterator[str]:
     for index, database in enumerate(config.databases):
         place = f"databases[{index}]"
-        if database.password:
-            yield _plain_secret(f"{place}.password", database.password_env)
-        if database.read_replica and database.read_replica.password:
-            yield _plain_secret(f"{place}.read_replica.password", database.read_replica.password_env)
-    if config.s3.secret_access_key:
-        yield _plain_secret("s3.secret_access_key", config.s3.secret_access_key_env)
-    url = config.lock.redis_url
-    if url and (config.lock.redis_url_env or _holds_password(url.get_secret_value())):
-        yield _plain_secret("lock.redis_url", config.lock.redis_url_env)
+        yield from _plain_secret(place, database, "password")
+        if database.read_replica:
+            yield from _plain_secret(f"{place}.read_replica", database.read_replica, "password")
+    yield from _plain_secret("s3", config.s3, "secret_access_key")
+    lock = config.lock
+    if lock.redis_url and (_instead(lock, "redis_url") or _holds_password(lock.redis_url.get_secret_value())):
+        yield from _plain_secret("lock", lock, "redis_url")
     yield from _plain_alert_secrets(config.notifications)
 
 
 def _plain_alert_secrets(written: Notifications) -> Iterator[str]:
     """A webhook's URL is a secret: whoever has it may post."""
-    if written.slack and written.slack.webhook_url:
-        yield _plain_secret("notifications.slack.webhook_url", written.slack.webhook_url_env)
-    if written.teams and written.teams.webhook_url:
-        yield _plain_secret("notifications.teams.webhook_url", written.teams.webhook_url_env)
-    if written.email and written.email.password:
-        yield _plain_secret("notifications.email.password", written.email.password_env)
-    if written.email and not written.email.use_tls and (written.email.password or written.email.password_env):
-        yield "notifications.email.use_tls: false sends the password in clear"
+    if written.slack:
+        yield from _plain_secret("notifications.slack", written.slack, "webhook_url")
+    if written.teams:
+        yield from _plain_secret("notifications.teams", written.teams, "webhook_url")
+    if written.email:
+        yield from _plain_secret("notifications.email", written.email, "password")
+        if not written.email.use_tls and (written.email.password or _instead(written.email, "password")):
+            yield "notifications.email.use_tls: false sends the password in clear"
 
 
 def _holds_password(url: str) -> bool:
     return "@" in url or "password=" in url
 
 
-def _plain_secret(path: str, variable: str | None) -> str:
-    key = path.rpartition(".")[2]
-    if variable:
-        return f"{path}: ignored, because {key}_env is written too"
-    return f"{path}: a secret in the file; {key}_env keeps it out"
+def _plain_secret(place: str, section: Section, key: str) -> Iterator[str]:
+    """A warning where the secret stands in the file itself."""
+    if not getattr(section, key):
+        return
+    if other := _instead(section, key):
+        yield f"{place}.{key}: ignored, because {other} is written too"
+    else:
+        yield f"{place}.{key}: a secret in the file; {key}_env or {key}_from keeps it out"
+
+
+def _instead(section: Section, key: str) -> str | None:
+    """The key beside a plain secret's that counts instead."""
+    return next((name for name in (f"{key}_from", f"{key}_env") if getattr(section, name)), None)
 
 
 def _policy_doubts(config: ArchiverConfig) -> Iterator[str]:

@@ -46,6 +46,7 @@ from archiver_pipeline.config.scalars import (
     MailAddresses,
     Port,
     Prefix,
+    SecretFrom,
     Text,
     Version,
     WebUrl,
@@ -190,6 +191,7 @@ class Replica(Section):
     password_env: EnvironmentName | None = Field(
         None, description="Environment variable with the password. Default: the primary's password."
     )
+    password_from: SecretFrom | None = Field(None, description="Where it is kept instead: secrets.md.")
     password: SecretStr | None = Field(None, description="Plain password; prefer password_env.")
     sslmode: SslMode | None = Field(None, description="libpq's sslmode. Default: the primary's.")
     application_name: Text | None = Field(None, description="Name in pg_stat_activity.")
@@ -218,6 +220,9 @@ class Database(InheritedSettings):
     user: Text = Field(description="User that connects.")
     password_env: EnvironmentName | None = Field(
         None, description="Environment variable with the password (preferred)."
+    )
+    password_from: SecretFrom | None = Field(
+        None, description="Where the password is kept: file:, aws-secretsmanager: or vault:, see secrets.md."
     )
     password: SecretStr | None = Field(None, description="Plain password; warns. Prefer password_env.")
     sslmode: SslMode | None = Field(None, description="libpq's sslmode. Default: libpq's own.")
@@ -255,8 +260,10 @@ class S3(Section):
     )
     access_key_id: Text | None = Field(None, description="Access key. Default: the AWS credential chain.")
     access_key_id_env: EnvironmentName | None = Field(None, description="Environment variable with the access key.")
+    access_key_id_from: SecretFrom | None = Field(None, description="Where the access key is kept: secrets.md.")
     secret_access_key: SecretStr | None = Field(None, description="Secret key; warns. Prefer the env variant.")
     secret_access_key_env: EnvironmentName | None = Field(None, description="Environment variable with the secret key.")
+    secret_access_key_from: SecretFrom | None = Field(None, description="Where the secret key is kept: secrets.md.")
     addressing_style: AddressingStyle = Field(
         AddressingStyle.AUTO, description="auto, path or virtual. auto means path when endpoint is written."
     )
@@ -299,6 +306,7 @@ class LegalHolds(Section):
     check_expiration: bool = Field(True, description="Ignore holds whose end has passed.")
     api_endpoint: Text | None = Field(None, description="URL, for source api; https, or http on this machine.")
     api_token_env: EnvironmentName | None = Field(None, description="Environment variable with its token.")
+    api_token_from: SecretFrom | None = Field(None, description="Where its token is kept: secrets.md.")
     api_timeout_seconds: Annotated[Float, Field(gt=0, le=300)] = Field(
         10.0, description="Longest wait for an answer in seconds, retries included."
     )
@@ -359,6 +367,7 @@ class Lock(Section):
         " Default: redis://localhost:6379/0.",
     )
     redis_url_env: EnvironmentName | None = Field(None, description="Environment variable with that URL (preferred).")
+    redis_url_from: SecretFrom | None = Field(None, description="Where that URL is kept: secrets.md.")
     ttl_seconds: Annotated[Float, Field(ge=5, le=3600)] = Field(
         60.0, description="Seconds after which the lock of a killed run ends, for redis."
     )
@@ -413,9 +422,11 @@ class Slack(Section):
     enabled: bool = Field(True, description="Send to Slack.")
     webhook_url: SecretStr | None = Field(None, description="Incoming webhook; warns. Prefer webhook_url_env.")
     webhook_url_env: EnvironmentName | None = Field(None, description="Environment variable with it.")
+    webhook_url_from: SecretFrom | None = Field(None, description="Where it is kept: secrets.md.")
     token_env: EnvironmentName | None = Field(
         None, description="Environment variable with a bot token (scope chat:write), instead of a webhook."
     )
+    token_from: SecretFrom | None = Field(None, description="Where that token is kept: secrets.md.")
     channel: Text | None = Field(
         None, description="Channel, like '#archives', for a bot token; a webhook has its own channel."
     )
@@ -429,6 +440,7 @@ class Teams(Section):
     enabled: bool = Field(True, description="Send to Teams.")
     webhook_url: SecretStr | None = Field(None, description="URL of a Workflow; warns. Prefer webhook_url_env.")
     webhook_url_env: EnvironmentName | None = Field(None, description="Environment variable with it.")
+    webhook_url_from: SecretFrom | None = Field(None, description="Where it is kept: secrets.md.")
 
 
 class Email(Section):
@@ -444,6 +456,7 @@ class Email(Section):
     )
     username: Text | None = Field(None, description="SMTP user.")
     password_env: EnvironmentName | None = Field(None, description="Environment variable with its password.")
+    password_from: SecretFrom | None = Field(None, description="Where its password is kept: secrets.md.")
     password: SecretStr | None = Field(None, description="Plain password; warns. Prefer password_env.")
     sender: MailAddress | None = Field(None, alias="from", description="Sender address.")
     to: MailAddresses = Field((), description="One address or a list.")

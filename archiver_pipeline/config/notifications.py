@@ -9,10 +9,12 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from archiver_pipeline.config.models import ArchiverConfig, Email, Notifications, Slack, Teams
+from archiver_pipeline.config.effective import secret_of
+from archiver_pipeline.config.models import ArchiverConfig, Email, Notifications, Section, Slack, Teams
 from archiver_pipeline.domain.alert import AlertKind
 from archiver_pipeline.domain.alert_policy import AlertPolicy, QuietHours
 from archiver_pipeline.domain.usual import UsualBounds
+from archiver_pipeline.secret_sources.secret import ReferencedSecret
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def notification_settings(config: ArchiverConfig, environ: Mapping[str, str], ba
     on = written.enabled
     return NotificationSettings(
         enabled=on,
-        slack=_slack(written.slack, environ) if on and written.slack and written.slack.enabled else None,
-        teams=_teams(written.teams, environ) if on and written.teams and written.teams.enabled else None,
+        slack=_slack(written.slack, environ, base) if on and written.slack and written.slack.enabled else None,
+        teams=_teams(written.teams, environ, base) if on and written.teams and written.teams.enabled else None,
         email=_email(written.email, environ, base) if on and written.email and written.email.enabled else None,
         policy=_policy(written),
         usual=UsualBounds(factor=written.threshold_factor, least_runs=written.threshold_min_runs),
@@ -109,9 +111,9 @@ def _policy(written: Notifications) -> AlertPolicy:
     )
 
 
-def _slack(slack: Slack, environ: Mapping[str, str]) -> SlackSettings:
-    url, missing_url = _secret(slack.webhook_url_env, slack.webhook_url, environ)
-    token, missing_token = _secret(slack.token_env, None, environ)
+def _slack(slack: Slack, environ: Mapping[str, str], base: Path) -> SlackSettings:
+    url, missing_url = _secret(slack, "webhook_url", environ, base)
+    token, missing_token = _secret(slack, "token", environ, base)
     return SlackSettings(
         webhook_url=url,
         token=token,
@@ -122,13 +124,13 @@ def _slack(slack: Slack, environ: Mapping[str, str]) -> SlackSettings:
     )
 
 
-def _teams(teams: Teams, environ: Mapping[str, str]) -> TeamsSettings:
-    url, missing = _secret(teams.webhook_url_env, teams.webhook_url, environ)
+def _teams(teams: Teams, environ: Mapping[str, str], base: Path) -> TeamsSettings:
+    url, missing = _secret(teams, "webhook_url", environ, base)
     return TeamsSettings(url, missing or _not_a_url(url, teams.webhook_url_env))
 
 
 def _email(email: Email, environ: Mapping[str, str], base: Path) -> EmailSettings:
-    password, missing = _secret(email.password_env, email.password, environ)
+    password, missing = _secret(email, "password", environ, base)
     implicit = email.smtp_port == 465 if email.implicit_tls is None else email.implicit_tls
     return EmailSettings(
         host=email.smtp_host or "",
@@ -144,16 +146,16 @@ def _email(email: Email, environ: Mapping[str, str], base: Path) -> EmailSetting
     )
 
 
-def _secret(name: str | None, plain: SecretStr | None, environ: Mapping[str, str]) -> tuple[SecretStr | None, str]:
+def _secret(section: Section, key: str, environ: Mapping[str, str], base: Path) -> tuple[SecretStr | None, str]:
     """The secret, and why there is none although a variable is named."""
-    if name is None:
-        return plain, ""
-    if not environ.get(name):
+    name = None if getattr(section, f"{key}_from") else getattr(section, f"{key}_env")
+    if name is not None and not environ.get(name):
         return None, f"environment variable {name} {'is empty' if name in environ else 'is not set'}"
-    return SecretStr(environ[name]), ""
+    return secret_of(section, key, environ, base), ""
 
 
 def _not_a_url(url: SecretStr | None, name: str | None) -> str:
-    if url is None or url.get_secret_value().startswith(("https://", "http://")):
+    # What is kept elsewhere is not asked for before an alert is sent.
+    if url is None or isinstance(url, ReferencedSecret) or url.get_secret_value().startswith(("https://", "http://")):
         return ""
     return f"environment variable {name} holds no URL that begins with https://"

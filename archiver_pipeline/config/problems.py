@@ -101,13 +101,19 @@ def _enum_words(value: object, context: dict[str, Any]) -> tuple[str, str | None
 def _key_hint(location: Location, root: type[BaseModel]) -> str | None:
     key = str(location[-1])
     keys = keys_of(_model_at(location[:-1], root))
-    near = did_you_mean(key, keys)
+    near = _secret_hint(key, keys) or did_you_mean(key, keys)
     if near:
         return near
     homes = [home for home, model in _sections(root) if key in keys_of(model)]
     if homes:
         return f"{key} belongs under {' or '.join(homes)}"
     return f"known here: {', '.join(sorted(keys))}"
+
+
+def _secret_hint(key: str, keys: Iterable[str]) -> str | None:
+    """For a name that other programs have: `password_file`."""
+    wanted = f"{key.removesuffix('_file')}_from"
+    return f"write {wanted}: file:<path>" if key.endswith("_file") and wanted in keys else None
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from datetime import date, datetime
 from email.utils import getaddresses
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from archiver_pipeline.config.enums import Encryption
+from archiver_pipeline.secret_sources.reference import parse_reference
 
 # PostgreSQL cuts longer names off without a word, and the name in the file would then match nothing.
 MAX_IDENTIFIER_BYTES = 63
@@ -131,6 +133,11 @@ def _environment_name(value: str) -> str:
     return value
 
 
+def _secret_reference(value: str) -> str:
+    parse_reference(value, Path())
+    return value
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -168,6 +175,7 @@ ApiUrl = Annotated[str, AfterValidator(_api_url)]
 MailAddress = Annotated[str, AfterValidator(_mail_address)]
 MailAddresses = Annotated[tuple[MailAddress, ...], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
+SecretFrom = Annotated[str, AfterValidator(_secret_reference)]
 Port = Annotated[Int, Field(ge=1, le=65535)]
 HourOfDay = Annotated[Int, Field(ge=0, le=23)]
 Days = Annotated[Int, Field(ge=1, le=36_500)]

@@ -13,6 +13,7 @@ from functools import partial
 from archiver_pipeline.config.effective import DatabaseSettings, LockSettings, StoreSettings, TableSettings
 from archiver_pipeline.config.enums import LockType
 from archiver_pipeline.config.loading import LoadedConfig
+from archiver_pipeline.config.references import referenced_secrets
 from archiver_pipeline.domain.fallback import KeptState
 from archiver_pipeline.domain.layout import key_part
 from archiver_pipeline.domain.lock import LockName
@@ -29,6 +30,7 @@ from archiver_pipeline.postgres.advisory_lock import acquire_table_lock
 from archiver_pipeline.postgres.catalog import inspect_table, server_version, system_identifier
 from archiver_pipeline.postgres.connection import connect
 from archiver_pipeline.postgres.eligible import source_clock
+from archiver_pipeline.secret_sources.secret import ReferencedSecret
 from archiver_pipeline.storage.probe import StoreCapabilities, probe_store
 from archiver_pipeline.storage.s3 import S3Store
 
@@ -55,6 +57,7 @@ class Finding:
 
 def preflight(config: LoadedConfig, tables: tuple[TableSettings, ...], now: datetime) -> Iterator[Finding]:
     """Check store, databases and tables. `now` is this machine's clock, aware; only its skew is looked at."""
+    yield from _secret_findings(config)
     yield from _store_findings(config)
     yield from _fallback_folder(config, "local fallback")
     yield from _lock_findings(config, tables)
@@ -64,6 +67,17 @@ def preflight(config: LoadedConfig, tables: tuple[TableSettings, ...], now: date
             yield from _database_findings(database, now)
             for table in own:
                 yield from _table_findings(config, database, table)
+
+
+def _secret_findings(config: LoadedConfig) -> Iterator[Finding]:
+    """Each secret that is kept elsewhere is read once, so that a failure names its key and not only who needed it."""
+    for path, secret in referenced_secrets(config.config, config.path.parent):
+        yield from _attempt(f"secret {path}", partial(_readable, f"secret {path}", secret))
+
+
+def _readable(subject: str, secret: ReferencedSecret) -> list[Finding]:
+    secret.get_secret_value()
+    return [Finding(subject, Level.ok, f"read from {secret.reference}")]
 
 
 def _store_findings(config: LoadedConfig) -> Iterator[Finding]:

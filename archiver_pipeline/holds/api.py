@@ -20,6 +20,7 @@ from archiver_pipeline.config.effective import HoldSettings
 from archiver_pipeline.domain.holds import LegalHold
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.errors import ArchiverError, ConfigError, HoldsError, NetworkError, PermissionDeniedError
+from archiver_pipeline.secret_sources.secret import with_current_secret
 
 MOST_ANSWER_BYTES = 1 << 20
 _ATTEMPTS = 3
@@ -69,7 +70,10 @@ class HoldsApi:
         if not self._settings.api_endpoint:
             raise ConfigError(f"legal holds can't be read: legal_holds.api_endpoint is not written, {_NOTHING}")
         source = f"API {self._settings.api_endpoint}"
-        answer = _understood(self._ask_again(_address(self._settings.api_endpoint, name)), name, source)
+        address = _address(self._settings.api_endpoint, name)
+        answer = _understood(
+            with_current_secret(self._settings.api_token, lambda: self._ask_again(address)), name, source
+        )
         return [_hold(found, source) for found in answer.holds if self._is_in_force(found, now)]
 
     def _is_in_force(self, found: _AnsweredHold, now: datetime) -> bool:
@@ -158,7 +162,7 @@ def _require_ok(answer: requests.Response, address: str) -> None:
         return
     said = f"legal holds can't be read: {address} answered {code}"
     if code in _DENIED:
-        raise PermissionDeniedError(f"{said}, {_NOTHING}", hint="check legal_holds.api_token_env and what it may read")
+        raise PermissionDeniedError(f"{said}, {_NOTHING}", hint="check legal_holds.api_token and what it may read")
     if code in _REDIRECTS:
         raise HoldsError(f"{said}, a redirect, which is not followed; {_NOTHING}", hint="write the final api_endpoint")
     if code in _BUSY or code in _SERVER_ERRORS:

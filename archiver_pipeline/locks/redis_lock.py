@@ -28,6 +28,7 @@ from archiver_pipeline.errors import (
     ResourcesError,
 )
 from archiver_pipeline.locks.holder import decode_holder, encode_holder, this_process
+from archiver_pipeline.secret_sources.secret import with_current_secret
 
 # Taken, the fencing number: {1, number}. Held by another: {0, its value, milliseconds left}. A driver that sends the
 # script once more, because the answer was lost, finds its own value and takes that for taken.
@@ -115,8 +116,11 @@ def acquire_redis_lock(url: SecretStr, name: LockName, run_id: str, *, ttl_secon
     Raises LockHeldError that names the holder, and NetworkError, PermissionDeniedError, ResourcesError or LockError
     when Redis does not do what is asked: then nobody may believe to hold the lock.
     """
+    return with_current_secret(url, lambda: _acquire(url, name, this_process(run_id), ttl_seconds))
+
+
+def _acquire(url: SecretStr, name: LockName, holder: Holder, ttl_seconds: float) -> RedisTableLock:
     server = _Server(url, ttl_seconds)
-    holder = this_process(run_id)
     try:
         taken, found, *left = server.run(
             _ACQUIRE,
@@ -231,15 +235,15 @@ def _place(options: dict[str, Any]) -> str:
 def _translated(error: Exception, place: str) -> ArchiverError:
     """The driver's words are kept only where they can't hold an address with a password."""
     if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
-        return PermissionDeniedError(f"{place}: {error}", hint="check user and password in lock.redis_url_env")
+        return PermissionDeniedError(f"{place}: {error}", hint="check user and password of lock.redis_url")
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         return ResourcesError(f"{place} is out of memory", hint="raise its maxmemory")
     if isinstance(error, redis.exceptions.ReadOnlyError):
-        return LockError(f"{place} is a read-only replica", hint="set lock.redis_url_env to the primary")
+        return LockError(f"{place} is a read-only replica", hint="set lock.redis_url to the primary")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return NetworkError(
             f"{place} does not answer, so nobody can tell who holds the table lock",
-            hint="check that it runs, and lock.redis_url_env",
+            hint="check that it runs, and lock.redis_url",
         )
     if isinstance(error, redis.ResponseError):
         return LockError(f"{place}: {error}", hint="scripts (EVAL) with GET, SET, DEL, INCR, PEXPIRE, PTTL are needed")

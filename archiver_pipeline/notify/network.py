@@ -1,8 +1,20 @@
-"""Why a connection failed, in words that hold no address and no secret."""
+"""What webhooks share: their address, and why a connection failed in words that hold no address and no secret."""
 
 import socket
 import ssl
 from urllib.error import URLError
+
+from pydantic import SecretStr
+
+from archiver_pipeline.errors import AlertError
+
+
+def webhook_url(name: str, secret: SecretStr | None) -> str:
+    """The address to post to. Raises AlertError when it is none, and what reading a secret kept elsewhere raises."""
+    url = secret.get_secret_value() if secret else ""
+    if not url.startswith(("https://", "http://")):
+        raise AlertError(f"{name}: its webhook is no URL that begins with https://")
+    return url
 
 
 def network_reason(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from archiver_pipeline.config.notifications import SlackSettings
 from archiver_pipeline.domain.alert import Alert, Severity
 from archiver_pipeline.errors import AlertError
 from archiver_pipeline.notify.attempts import TIMEOUT_SECONDS, PassingAlertError, require_taken, with_attempts
-from archiver_pipeline.notify.network import network_reason
+from archiver_pipeline.notify.network import network_reason, webhook_url
 
 _MARKS = {
     Severity.info: ":information_source:",
@@ -50,7 +50,7 @@ class SlackWebhookChannel:
         with_attempts(lambda: self._post(alert))
 
     def _post(self, alert: Alert) -> None:
-        url = self._settings.webhook_url.get_secret_value() if self._settings.webhook_url else ""
+        url = webhook_url(self.name, self._settings.webhook_url)
         client = WebhookClient(url, timeout=TIMEOUT_SECONDS, logger=_silent_logger(), retry_handlers=[])
         body = slack_message(alert)
         if self._settings.username:

@@ -8,7 +8,7 @@ import requests
 from archiver_pipeline.config.notifications import TeamsSettings
 from archiver_pipeline.domain.alert import Alert, Severity
 from archiver_pipeline.notify.attempts import TIMEOUT_SECONDS, PassingAlertError, require_taken, with_attempts
-from archiver_pipeline.notify.network import network_reason
+from archiver_pipeline.notify.network import network_reason, webhook_url
 
 _COLORS = {
     Severity.info: "default",
@@ -35,7 +35,7 @@ class TeamsChannel:
         with_attempts(lambda: self._post(alert))
 
     def _post(self, alert: Alert) -> None:
-        url = self._settings.webhook_url.get_secret_value() if self._settings.webhook_url else ""
+        url = webhook_url(self.name, self._settings.webhook_url)
         timeouts = (TIMEOUT_SECONDS, TIMEOUT_SECONDS)
         try:
             # The answer's body is not read: a server that drips it could hold the run.

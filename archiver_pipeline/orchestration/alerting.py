@@ -14,7 +14,7 @@ from archiver_pipeline.config.notifications import NotificationSettings
 from archiver_pipeline.domain.alert import Alert
 from archiver_pipeline.domain.alert_memory import AlertMemory, notes_of
 from archiver_pipeline.domain.alert_policy import Verdict, judge
-from archiver_pipeline.errors import AlertError
+from archiver_pipeline.errors import ArchiverError
 from archiver_pipeline.notify.channel import Channel, open_channels
 from archiver_pipeline.orchestration.alert_state import read_channels, read_memories, write_channel, write_memory
 
@@ -168,7 +168,7 @@ class Alerts:
 def _deliver(channel: Channel, alert: Alert) -> Delivery:
     try:
         channel.send(alert)
-    except AlertError as error:
+    except ArchiverError as error:
         return Delivery(channel.name, str(error))
     except Exception as error:  # noqa: BLE001 - whatever a library raises must not harm the run; its text may hold the URL.
         return Delivery(channel.name, f"{channel.name}: unexpected {type(error).__name__}")

@@ -15,6 +15,7 @@ from archiver_pipeline.errors import (
     ResourcesError,
     SourceError,
 )
+from archiver_pipeline.secret_sources.secret import with_current_secret
 
 CONNECT_TIMEOUT_SECONDS = 10
 READ_LOCK_TIMEOUT_MS = 5_000
@@ -73,10 +74,14 @@ _KINDS: tuple[tuple[tuple[str, ...], type[ArchiverError]], ...] = (
 def connect(source: SourceSettings, **settings: str) -> Connection:
     """Open an autocommit connection with pinned settings; `settings` are further PostgreSQL settings.
 
-    Raises NetworkError, PermissionDeniedError or ResourcesError.
+    Raises NetworkError, PermissionDeniedError or ResourcesError, and what reading a password kept elsewhere raises.
     """
-    with source_errors(source):
-        return psycopg.connect(connection_string(source, **settings), autocommit=True)
+
+    def attempt() -> Connection:
+        with source_errors(source):
+            return psycopg.connect(connection_string(source, **settings), autocommit=True)
+
+    return with_current_secret(source.password, attempt)
 
 
 def connection_string(source: SourceSettings, **settings: str) -> str:
@@ -131,7 +136,7 @@ def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
     """
     if sqlstate is None:
         if "permission denied" in text or "authentication failed" in text or "no password supplied" in text:
-            return PermissionDeniedError(text, hint="check user and password_env of this database")
+            return PermissionDeniedError(text, hint="check user and password of this database")
         if "too many clients" in text or "connection slots" in text:
             return ResourcesError(text, hint="lower connection_pool_size or raise max_connections")
         if "does not exist" in text:

@@ -21,6 +21,7 @@ from archiver_pipeline.errors import SourceError
 from archiver_pipeline.postgres.connection import connection_string, error_of_sqlstate
 from archiver_pipeline.postgres.eligible import ALIAS, batch_condition, order_columns, table_reference
 from archiver_pipeline.postgres.rendering import key_values, rendered_columns, row_alias
+from archiver_pipeline.secret_sources.secret import with_current_secret
 
 _BATCH_HINT_BYTES = 1 << 20
 _READ_ONLY_SNAPSHOT = {
@@ -53,10 +54,12 @@ class RowStream:
 
     def __init__(self, source: SourceSettings, **settings: str) -> None:
         self._source = source
-        with adbc_errors(source):
-            self._connection = dbapi.connect(
-                connection_string(source, **_READ_ONLY_SNAPSHOT, **settings), autocommit=False
-            )
+
+        def attempt() -> dbapi.Connection:
+            with adbc_errors(source):
+                return dbapi.connect(connection_string(source, **_READ_ONLY_SNAPSHOT, **settings), autocommit=False)
+
+        self._connection = with_current_secret(source.password, attempt)
 
     def close(self) -> None:
         with adbc_errors(self._source):

@@ -6,6 +6,7 @@ neither is still safe: keys are never shared by two attempts, and every data obj
 
 import base64
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ from archiver_pipeline.errors import (
     ResourcesError,
     StoreError,
 )
+from archiver_pipeline.secret_sources.secret import ReferencedSecret, forget
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -98,8 +100,25 @@ class S3Store:
         self.creates_conditionally = True
         self.replaces_conditionally: bool | None = None
         """Whether the store refuses to replace an object that changed; None until the first replacement."""
-        with self._errors("open"):
-            self._client = _client(settings, connections)
+        self._connections = connections
+        self._opening = threading.Lock()
+        self._opened: S3Client | None = None
+
+    @property
+    def _client(self) -> "S3Client":
+        """Opened on first use, and anew after keys that are kept elsewhere were refused: they may have been rotated."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = _client(self.settings, self._connections)
+            return self._opened
+
+    def _drop_refused_keys(self) -> None:
+        """As far as their source has others by now; what was refused is not tried again."""
+        keys = (self.settings.access_key_id, self.settings.secret_access_key)
+        for key in keys:
+            if isinstance(key, ReferencedSecret):
+                forget(key)
+                self._opened = None
 
     def put_file(self, key: str, path: Path, *, sha256_hex: str) -> None:
         """Create an object from a file.
@@ -383,7 +402,10 @@ class S3Store:
         try:
             yield
         except ClientError as error:
-            raise _translated_answer(error, subject, self.settings.bucket) from None
+            found = _translated_answer(error, subject, self.settings.bucket)
+            if isinstance(found, PermissionDeniedError):
+                self._drop_refused_keys()
+            raise found from None
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise PermissionDeniedError(
                 f"{subject}: {error}",
@@ -425,12 +447,13 @@ def require_terms(storage_class: str, *, days: int, tier: RetrievalTier) -> None
 def _client(settings: StoreSettings, connections: int) -> "S3Client":
     style = AddressingStyle.PATH if settings.endpoint else AddressingStyle.AUTO
     chosen = settings.addressing_style if settings.addressing_style is not AddressingStyle.AUTO else style
+    key_id = settings.access_key_id
     secret = settings.secret_access_key.get_secret_value() if settings.secret_access_key else None
     return boto3.client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
-        aws_access_key_id=settings.access_key_id,
+        aws_access_key_id=key_id.get_secret_value() if isinstance(key_id, ReferencedSecret) else key_id,
         aws_secret_access_key=secret,
         config=Config(
             signature_version="s3v4",

@@ -128,7 +128,7 @@ def test_check_fails_with_what_to_do_when_redis_can_not_be_used(workplace, confi
     [failed] = lock_findings(workplace)
     assert (failed.subject, failed.level, failed.exit_code) == ("lock redis", "failed", code)
     assert failed.message.startswith("Redis at 127.0.0.1:")
-    assert "lock.redis_url_env" in failed.hint
+    assert "lock.redis_url" in failed.hint
     assert redis_server.password not in str(failed)
 
 

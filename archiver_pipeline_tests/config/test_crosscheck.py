@@ -300,3 +300,22 @@ def test_a_password_in_the_address_of_redis_warns(load, lock, warned):
     loaded = load(f"{MINIMAL}lock: {written}\n", REDIS="redis://other")
     assert [warning.partition(";")[0].partition(",")[0] for warning in loaded.warnings] == warned
     assert "hunter2" not in repr(loaded) + repr(loaded.warnings)
+
+
+def test_a_secret_is_kept_in_one_place_only(problems):
+    found = problems(with_database("password_from: vault:secret/db#p\npassword_env: PW"), PW="x")
+    assert set(found) == {"databases[0].password_from"}
+    assert "password_env is written, too" in found["databases[0].password_from"].message
+
+
+@pytest.mark.parametrize("reference", ["hunter2", "vaullt:secret/db#p", "file:"])
+def test_a_misspelt_reference_names_the_right_ones_and_nothing_of_itself(problems, reference):
+    found = problems(with_database(f"password_from: '{reference}'"))["databases[0].password_from"]
+    for scheme in ("file:<path>", "aws-secretsmanager:<name or ARN>", "vault:<mount>/<path>#<key>"):
+        assert scheme in found.message
+    assert "hunter2" not in str(found)
+
+
+def test_a_password_file_is_told_its_name_here(problems):
+    found = problems(with_database("password_file: /run/secrets/db"))["databases[0].password_file"]
+    assert found.hint == "write password_from: file:<path>"

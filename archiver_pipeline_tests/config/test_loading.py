@@ -186,6 +186,13 @@ def test_the_password_of_the_environment_wins_over_a_plain_one(load):
     assert loaded.warnings == ("databases[0].password: ignored, because password_env is written too",)
 
 
+def test_a_reference_wins_over_a_plain_secret_and_is_not_read(load):
+    loaded = load(with_database("password_from: file:nowhere\npassword: plain"))
+    assert loaded.warnings == ("databases[0].password: ignored, because password_from is written too",)
+    assert loaded.databases[0].primary.password.reference.place == str(loaded.path.parent / "nowhere")
+    assert load(with_s3("access_key_id: k\nsecret_access_key_from: file:nowhere")).warnings == ()
+
+
 def test_plain_secrets_warn(load):
     text = with_s3("access_key_id: a\nsecret_access_key: s").replace(
         "user: archiver", "user: archiver\n    password: p\n    read_replica: {host: r, password: q}"
