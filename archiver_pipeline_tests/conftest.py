@@ -10,4 +10,5 @@ pytest_plugins = [
     "archiver_pipeline_tests.plugins.holding",
     "archiver_pipeline_tests.plugins.hold_api",
     "archiver_pipeline_tests.plugins.vault",
+    "archiver_pipeline_tests.plugins.safekeeping",
 ]

@@ -46,6 +46,8 @@ _HEADINGS = {
     FindingKind.contradictory: "contradictory documents",
     FindingKind.unreadable: "unreadable documents",
     FindingKind.pending: "pending batches",
+    FindingKind.unencrypted: "archives that are not encrypted as they must be",
+    FindingKind.unlocked: "archives whose lock is missing or too short",
     FindingKind.orphaned: "orphaned objects",
     FindingKind.fallback: "stale local fallbacks",
     FindingKind.superseded: "superseded batches",

@@ -15,13 +15,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from archiver_pipeline.config.document import Document, Location
-from archiver_pipeline.config.enums import Encryption, HoldSource, ObjectFormat
+from archiver_pipeline.config.enums import Encryption, HoldSource, ObjectFormat, ObjectLockMode, SslMode
 from archiver_pipeline.config.models import (
     BUILT_IN_DEFAULTS,
     S3,
     Compliance,
     Database,
-    DataClassification,
     Defaults,
     Email,
     InheritedSettings,
@@ -34,6 +33,13 @@ from archiver_pipeline.config.models import (
     Teams,
 )
 from archiver_pipeline.config.problems import did_you_mean
+from archiver_pipeline.config.safekeeping import (
+    encryption_reason,
+    is_alias,
+    rules_of,
+    tls_defect,
+    tls_reason,
+)
 from archiver_pipeline.config.scalars import path_segment
 from archiver_pipeline.errors import ConfigProblem
 
@@ -121,6 +127,8 @@ def cross_problems(document: Document, environ: Mapping[str, str]) -> Iterator[C
     yield from _retention(readable)
     yield from _compression(readable)
     yield from _encryption(readable)
+    yield from _object_lock(readable)
+    yield from _tls(readable)
     yield from _store_credentials(readable)
     yield from _redis_url(readable, environ)
     yield from _holds(readable)
@@ -239,7 +247,7 @@ def _retention_bounds(readable: Readable, written: WrittenTable, days: int) -> I
     policy = readable.compliance.retention_policy
     if not policy.enabled:
         return
-    rules = _rules_of(readable, written.table)
+    rules = rules_of(readable.compliance, written.table)
     low = rules.min_retention_days or policy.min_retention_days
     high = rules.max_retention_days or policy.max_retention_days
     origin = readable.document.problem(written.place_of("retention_days"), "").path
@@ -250,11 +258,6 @@ def _retention_bounds(readable: Readable, written: WrittenTable, days: int) -> I
     if high is not None and days > high:
         message = f"{days} days (from {origin}) is more than the policy's maximum of {high}"
         yield readable.document.problem(place, message)
-
-
-def _rules_of(readable: Readable, table: Table) -> DataClassification:
-    known = readable.compliance.data_classifications
-    return known.get(table.classification or "", DataClassification.model_validate({}))
 
 
 def _compression(readable: Readable) -> Iterator[ConfigProblem]:
@@ -272,13 +275,15 @@ def _encryption(readable: Readable) -> Iterator[ConfigProblem]:
     s3 = readable.s3
     if s3.encryption == Encryption.SSE_KMS and not s3.kms_key_id:
         yield readable.document.problem(("s3", "kms_key_id"), "required for encryption SSE-KMS")
+    demanding = [(written, reason) for written in readable.tables if (reason := _encryption_reason(readable, written))]
+    if demanding and s3.kms_key_id and is_alias(s3.kms_key_id):
+        message = f"an alias, but {demanding[0][1]}: the store answers with the key's ARN, which can't be compared"
+        yield readable.document.problem(("s3", "kms_key_id"), message, "write the key's ARN")
     if s3.encryption != Encryption.NONE or _is_unreadable_encryption(readable.document):
         return
-    for written in readable.tables:
-        reason = _encryption_reason(readable, written.table)
-        if reason:
-            hint = "set s3.encryption to SSE-S3 or SSE-KMS"
-            yield readable.document.problem(written.location, f"{reason}, but s3.encryption is none", hint)
+    for written, reason in demanding:
+        hint = "set s3.encryption to SSE-S3, SSE-KMS or bucket-default"
+        yield readable.document.problem(written.location, f"{reason}, but s3.encryption is none", hint)
 
 
 def _is_unreadable_encryption(document: Document) -> bool:
@@ -286,12 +291,47 @@ def _is_unreadable_encryption(document: Document) -> bool:
     return str(written).lower() != Encryption.NONE
 
 
-def _encryption_reason(readable: Readable, table: Table) -> str | None:
-    if table.critical and readable.compliance.enforce_encryption:
-        return "critical tables must be encrypted (compliance.enforce_encryption)"
-    if _rules_of(readable, table).require_encryption:
-        return f"classification {table.classification} requires encryption"
-    return None
+def _encryption_reason(readable: Readable, written: WrittenTable) -> str:
+    return encryption_reason(readable.compliance, written.table)
+
+
+def _object_lock(readable: Readable) -> Iterator[ConfigProblem]:
+    lock, document = readable.s3.object_lock, readable.document
+    if lock is None:
+        return
+    if lock.mode is ObjectLockMode.COMPLIANCE and not lock.acknowledge_irrevocable:
+        message = "required: true beside mode compliance, because nobody can lift such a lock until it ends"
+        yield document.problem(("s3", "object_lock", "acknowledge_irrevocable"), message, "or use mode governance")
+    if lock.retain_days is None and any(map(_is_kept_for_ever, readable.tables)):
+        message = "required: not every table has archive_retention_days to derive it from"
+        yield document.problem(("s3", "object_lock", "retain_days"), message)
+
+
+def _is_kept_for_ever(written: WrittenTable) -> bool:
+    return "archive_retention_days" not in BUILT_IN_DEFAULTS or written.effective("archive_retention_days") is None
+
+
+def _tls(readable: Readable) -> Iterator[ConfigProblem]:
+    """What would let a connection be in clear, or to another server than is meant, where TLS is required."""
+    document = readable.document
+    if readable.compliance.require_tls and (readable.s3.endpoint or "").startswith("http://"):
+        message = "must be https: compliance.require_tls"
+        yield document.problem(("s3", "endpoint"), message, "rows would go to the store in clear")
+    for written in readable.databases:
+        whole = written.database.model_copy(update={"tables": tuple(one.table for one in written.tables)})
+        reason = tls_reason(readable.compliance, whole)
+        for place, sslmode, has_authorities in _tls_settings(written) if reason else ():
+            if defect := tls_defect(sslmode, has_authorities=has_authorities):
+                hint = "write verify-full, or verify-ca with the sslrootcert of your own authority"
+                yield document.problem(place, f"{defect}, but {reason}", hint)
+
+
+def _tls_settings(written: WrittenDatabase) -> Iterator[tuple[Location, SslMode | None, bool]]:
+    database, replica = written.database, written.database.read_replica
+    yield (*written.location, "sslmode"), database.sslmode, database.sslrootcert is not None
+    if replica is not None and replica.sslmode is not None:
+        has_authorities = (replica.sslrootcert or database.sslrootcert) is not None
+        yield (*written.location, "read_replica", "sslmode"), replica.sslmode, has_authorities
 
 
 def _store_credentials(readable: Readable) -> Iterator[ConfigProblem]:

@@ -18,6 +18,7 @@ from archiver_pipeline.config.enums import (
     HoldSource,
     LockType,
     ObjectFormat,
+    ObjectLockMode,
     SslMode,
     StorageClass,
     VacuumStrategy,
@@ -30,13 +31,13 @@ from archiver_pipeline.config.models import (
     ArchiverConfig,
     ConfiguredHold,
     Database,
-    Defaults,
     LegalHolds,
     Lock,
     Replica,
     Section,
     Table,
 )
+from archiver_pipeline.config.safekeeping import SYSTEM_CERTIFICATES, encryption_reason, lock_days, tls_reason
 from archiver_pipeline.secret_sources.reference import parse_reference
 from archiver_pipeline.secret_sources.secret import ReferencedSecret
 
@@ -77,6 +78,12 @@ class TableSettings:
     classification: str | None
     legal_hold: bool = False
     legal_hold_reason: str | None = None
+    must_encrypt: bool = False
+    """Whether the store must say of every object that it is encrypted as `StoreSettings.encryption` asks."""
+    lock_days: int | None = None
+    """Days for which an archive is locked; None is no lock."""
+    lock_from_last_row: bool = False
+    """Whether they count from the archive's last row, as those of its expiry do, and not from when it is made."""
 
     @property
     def qualified_name(self) -> str:
@@ -86,7 +93,8 @@ class TableSettings:
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """How to connect to one PostgreSQL server. `password` None leaves it to libpq (peer, .pgpass)."""
+    """How to connect to one PostgreSQL server. `password` None leaves it to libpq (peer, .pgpass), and so do the
+    certificates. With `require_tls` a connection over a network that is not in TLS is refused."""
 
     id: str
     dbname: str
@@ -96,6 +104,10 @@ class SourceSettings:
     password: SecretStr | None
     sslmode: SslMode | None
     application_name: str
+    sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
+    require_tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,7 @@ class StoreSettings:
     secret_access_key: SecretStr | None
     addressing_style: AddressingStyle
     local_fallback_dir: Path | None
+    object_lock: ObjectLockMode | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +254,7 @@ def store_settings(s3: S3, environ: Mapping[str, str], base: Path) -> StoreSetti
         secret_access_key=secret_of(s3, "secret_access_key", environ, base),
         addressing_style=style,
         local_fallback_dir=_folder(s3.local_fallback_dir, base),
+        object_lock=s3.object_lock.mode if s3.object_lock else None,
     )
 
 
@@ -253,6 +267,7 @@ def _access_key_id(s3: S3, environ: Mapping[str, str], base: Path) -> str | Refe
 
 def _database(database: Database, config: ArchiverConfig, environ: Mapping[str, str], base: Path) -> DatabaseSettings:
     defaults = config.defaults
+    tls = bool(tls_reason(config.compliance, database))
     primary = SourceSettings(
         id=database.key_id,
         dbname=database.name,
@@ -260,15 +275,19 @@ def _database(database: Database, config: ArchiverConfig, environ: Mapping[str, 
         port=database.port,
         user=database.user,
         password=secret_of(database, "password", environ, base),
-        sslmode=database.sslmode,
+        sslmode=database.sslmode or (SslMode.VERIFY_FULL if tls else None),
         application_name=database.application_name,
+        sslrootcert=_certificates(database.sslrootcert, base),
+        sslcert=_file(database.sslcert, base),
+        sslkey=_file(database.sslkey, base),
+        require_tls=tls,
     )
     return DatabaseSettings(
         id=database.key_id,
         primary=primary,
         replica=_replica(database.read_replica, primary, environ, base),
         connection_pool_size=inherited("connection_pool_size", [database, defaults]),
-        tables=tuple(_table(table, database, defaults, base) for table in database.tables),
+        tables=tuple(_table(table, database, config, base) for table in database.tables),
         lock=_lock(config.lock, inherited("lock_type", [database, defaults]), environ, base),
         audit=AuditSettings(config.compliance.audit_trail, config.compliance.model_dump_json()),
     )
@@ -297,11 +316,17 @@ def _replica(
         password=secret_of(replica, "password", environ, base) or primary.password,
         sslmode=replica.sslmode or primary.sslmode,
         application_name=replica.application_name or primary.application_name,
+        sslrootcert=_certificates(replica.sslrootcert, base) or primary.sslrootcert,
+        sslcert=_file(replica.sslcert, base) or primary.sslcert,
+        sslkey=_file(replica.sslkey, base) or primary.sslkey,
+        require_tls=primary.require_tls,
     )
 
 
-def _table(table: Table, database: Database, defaults: Defaults, base: Path) -> TableSettings:
-    settings: dict[str, Any] = {name: inherited(name, [table, database, defaults]) for name in INHERITED}
+def _table(table: Table, database: Database, config: ArchiverConfig, base: Path) -> TableSettings:
+    levels = [table, database, config.defaults]
+    settings: dict[str, Any] = {name: inherited(name, levels) for name in INHERITED}
+    archive_days = settings.get("archive_retention_days")
     settings["sleep_between_batches_seconds"] = settings.pop("sleep_between_batches")
     settings["staging_dir"] = _folder(settings["staging_dir"], base)
     return TableSettings(
@@ -315,6 +340,9 @@ def _table(table: Table, database: Database, defaults: Defaults, base: Path) -> 
         classification=table.classification,
         legal_hold=table.legal_hold,
         legal_hold_reason=table.legal_hold_reason,
+        must_encrypt=bool(encryption_reason(config.compliance, table)),
+        lock_days=lock_days(config.s3, archive_days),
+        lock_from_last_row=archive_days is not None,
         **settings,
     )
 
@@ -328,6 +356,15 @@ def secret_of(section: Section, key: str, environ: Mapping[str, str], base: Path
         return ReferencedSecret(parse_reference(reference, base))
     plain: SecretStr | None = getattr(section, key, None)
     return SecretStr(environ[variable]) if variable else plain
+
+
+def _file(path: Path | None, base: Path) -> str | None:
+    return str(base / path.expanduser()) if path else None
+
+
+def _certificates(path: Path | None, base: Path) -> str | None:
+    """`system` is libpq's own word for the certificates of the machine."""
+    return SYSTEM_CERTIFICATES if path == Path(SYSTEM_CERTIFICATES) else _file(path, base)
 
 
 def _folder(folder: Path | None, base: Path) -> Path | None:

@@ -50,11 +50,21 @@ class StorageClass(StrEnum):
 
 
 class Encryption(StrEnum):
-    """Server-side encryption asked of the store. `none` sends no header: the bucket's own default applies."""
+    """Server-side encryption asked of the store. `none` and `bucket-default` send no header, so that the bucket's own
+    default applies; with `bucket-default` the store must say that it encrypted."""
 
     NONE = "none"
+    BUCKET_DEFAULT = "bucket-default"
     SSE_S3 = "SSE-S3"
     SSE_KMS = "SSE-KMS"
+
+
+class ObjectLockMode(StrEnum):
+    """How strong S3 Object Lock keeps an object: whoever has a special permission can lift `governance`, nobody can
+    lift `compliance`."""
+
+    GOVERNANCE = "governance"
+    COMPLIANCE = "compliance"
 
 
 class AddressingStyle(StrEnum):

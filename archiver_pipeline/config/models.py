@@ -20,6 +20,7 @@ from archiver_pipeline.config.enums import (
     HoldSource,
     LockType,
     ObjectFormat,
+    ObjectLockMode,
     SslMode,
     StepOutputs,
     StorageClass,
@@ -194,6 +195,11 @@ class Replica(Section):
     password_from: SecretFrom | None = Field(None, description="Where it is kept instead: secrets.md.")
     password: SecretStr | None = Field(None, description="Plain password; prefer password_env.")
     sslmode: SslMode | None = Field(None, description="libpq's sslmode. Default: the primary's.")
+    sslrootcert: Path | None = Field(
+        None, description="Certificates of the authorities that sign the server's. Default: the primary's."
+    )
+    sslcert: Path | None = Field(None, description="Client certificate. Default: the primary's.")
+    sslkey: Path | None = Field(None, description="Its key. Default: the primary's.")
     application_name: Text | None = Field(None, description="Name in pg_stat_activity.")
 
 
@@ -225,7 +231,16 @@ class Database(InheritedSettings):
         None, description="Where the password is kept: file:, aws-secretsmanager: or vault:, see secrets.md."
     )
     password: SecretStr | None = Field(None, description="Plain password; warns. Prefer password_env.")
-    sslmode: SslMode | None = Field(None, description="libpq's sslmode. Default: libpq's own.")
+    sslmode: SslMode | None = Field(
+        None, description="libpq's sslmode. Default: libpq's own; verify-full where TLS is required."
+    )
+    sslrootcert: Path | None = Field(
+        None,
+        description="Certificates of the authorities that sign the server's, PEM; `system` means those of the machine."
+        " Default: libpq's own.",
+    )
+    sslcert: Path | None = Field(None, description="Client certificate, PEM. Default: libpq's own.")
+    sslkey: Path | None = Field(None, description="Its key, readable by its owner only. Default: libpq's own.")
     application_name: Text = Field("archiver_pipeline", description="Name in pg_stat_activity.")
     read_replica: Annotated[Replica, BeforeValidator(_replica_address, json_schema_input_type=str | Replica)] | None = (
         Field(None, description="Replica to read from: host, host:port, or a mapping.")
@@ -238,6 +253,23 @@ class Database(InheritedSettings):
         return self.id or self.name
 
 
+class ObjectLock(Section):
+    """How long archives can't be deleted or overwritten by anybody. The bucket must have S3 Object Lock."""
+
+    mode: ObjectLockMode = Field(
+        description="governance: whoever has a special permission can lift the lock. compliance: nobody can."
+    )
+    retain_days: Days | None = Field(
+        None,
+        description="Days for which each archive is locked, from when its rows are deleted."
+        " A table with archive_retention_days is locked until those are over instead.",
+    )
+    acknowledge_irrevocable: bool = Field(
+        False,
+        description="Must be true for compliance: until it ends such a lock can't be lifted by anybody, AWS included.",
+    )
+
+
 class S3(Section):
     """The object store."""
 
@@ -247,9 +279,14 @@ class S3(Section):
     region: Text = Field("us-east-1", description="Region name.")
     storage_class: StorageClass = Field(StorageClass.STANDARD_IA, description="Class of data objects.")
     encryption: EncryptionName = Field(
-        Encryption.NONE, description="none, SSE-S3 or SSE-KMS. none leaves it to the bucket."
+        Encryption.NONE,
+        description="none, bucket-default, SSE-S3 or SSE-KMS. The first two leave it to the bucket; with bucket-default"
+        " the store must say that it encrypted.",
     )
-    kms_key_id: Text | None = Field(None, description="Key for SSE-KMS.")
+    kms_key_id: Text | None = Field(
+        None, description="ARN or id of the key for SSE-KMS; an alias only where no table must be encrypted."
+    )
+    object_lock: ObjectLock | None = Field(None, description="Lock archives with S3 Object Lock. Default: no lock.")
     local_fallback_dir: Path | None = Field(
         None,
         description="Folder in which batches that the store did not take are kept until a later run uploads them."
@@ -329,7 +366,10 @@ class DataClassification(Section):
 
     min_retention_days: Days | None = Field(None, description="Least retention_days allowed.")
     max_retention_days: Days | None = Field(None, description="Most retention_days allowed.")
-    require_encryption: bool = Field(False, description="Refuse s3.encryption none.")
+    require_encryption: bool = Field(
+        False, description="Refuse s3.encryption none, and objects that the store does not say it encrypted so."
+    )
+    require_tls: bool = Field(False, description="As compliance.require_tls, for databases with such a table.")
     description: Text | None = Field(None, description="A note for people; has no effect.")
 
 
@@ -351,7 +391,16 @@ class Compliance(Section):
     audit_trail: bool = Field(
         True, description="Write down who did what to a table, in a chain of objects, before it counts as done."
     )
-    enforce_encryption: bool = Field(False, description="Refuse critical tables with s3.encryption none.")
+    enforce_encryption: bool = Field(
+        False,
+        description="Refuse critical tables with s3.encryption none, and their objects if the store does not say that"
+        " it encrypted them so.",
+    )
+    require_tls: bool = Field(
+        False,
+        description="Every connection to PostgreSQL must be in TLS to a server whose certificate was verified, and"
+        " s3.endpoint must be https.",
+    )
     data_classifications: Annotated[
         dict[str, DataClassification],
         BeforeValidator(_named_rules, json_schema_input_type=dict[str, DataClassification] | list[str]),

@@ -29,6 +29,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ENCRYPTIONS = {
     "none": Encryption.NONE,
+    "bucket-default": Encryption.BUCKET_DEFAULT,
     "sse-s3": Encryption.SSE_S3,
     "aes256": Encryption.SSE_S3,
     "sse-kms": Encryption.SSE_KMS,
@@ -58,7 +59,7 @@ def _encryption(value: Any) -> Any:
         return Encryption.NONE
     if isinstance(value, str) and value.lower() in _ENCRYPTIONS:
         return _ENCRYPTIONS[value.lower()]
-    raise ValueError("must be one of none, SSE-S3 (or AES256), SSE-KMS (or aws:kms)")
+    raise ValueError("must be one of none, bucket-default, SSE-S3 (or AES256), SSE-KMS (or aws:kms)")
 
 
 def _version(value: Any) -> Any:

@@ -22,9 +22,11 @@ from archiver_pipeline.engine.extract import extract_batch
 from archiver_pipeline.engine.holds import hold_guard, with_holds
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_batch, reconcile_table
+from archiver_pipeline.engine.safekeeping import lock_object, require_encrypted, require_locked, wanted_retention
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import (
     build_manifest,
+    manifest_key,
     write_manifest,
     write_receipt,
     write_superseded,
@@ -109,9 +111,13 @@ def delete_batch(
         return _abandoned(batch.encoded, holds.known.reason), None
     versions = read_versions(batch.encoded.extracted.versions_path)
     manifest = build_manifest(session, plan, batch.encoded, versions)
-    if not write_manifest(session, manifest):
+    retention = wanted_retention(session, manifest.last_row_time)
+    lock_object(session, manifest.data_key, retention)
+    if not write_manifest(session, manifest, retention):
         listed = group_batches(session.store.list_objects(stem_of(batch.encoded.key) + "."))
         return reconcile_batch(session, plan.shape, listed[0] if listed else None), None
+    require_encrypted(session, manifest_key(manifest))
+    require_locked(session, manifest_key(manifest), retention)
     return _delete_manifested(session, plan, batch, manifest, holds)
 
 

@@ -32,6 +32,7 @@ from archiver_pipeline.domain.validation import (
 )
 from archiver_pipeline.engine.archived import key_columns, keys_of_manifest, proved_object
 from archiver_pipeline.engine.duplicates import ArchivedVersions
+from archiver_pipeline.engine.safekeeping import encryption_defect, retention_defect
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ManifestError, VerificationError
 from archiver_pipeline.postgres.audit import LiveTable, count_live_versions
@@ -54,6 +55,10 @@ NEXT_STEPS = {
     FindingKind.unreadable: "bring the document back from a replica or an older version, or use the version of"
     " archiver_pipeline that wrote it",
     FindingKind.pending: "`archiver run` or `archiver validate --repair` settles it; delete none of its objects",
+    FindingKind.unencrypted: "encrypt it by a copy onto itself with the encryption that s3.encryption names"
+    " (`aws s3 cp` of the object to its own key with --sse); `archiver validate` then looks again",
+    FindingKind.unlocked: "lock it, or lengthen its lock (`aws s3api put-object-retention`); find out whether it was"
+    " archived before s3.object_lock was set, or somebody lifted the lock",
     FindingKind.orphaned: "an upload that never got a manifest: its rows were not deleted by it. Make sure that nobody"
     " removed its manifest and receipt; then it may be removed by hand while no run of the table is under way",
     FindingKind.superseded: "nothing; `archiver validate --repair` removes its data after some days",
@@ -96,7 +101,9 @@ def examine_batch(validation: Validation, listed: StoredBatch) -> Examined:
     stored = _looked_at_again(validation, listed)
     findings = _Findings(stored)
     _check_presence(findings, stored, validation.request.now)
-    manifest = _check_documents(validation, findings, stored)
+    manifest, receipt = _check_documents(validation, findings, stored)
+    if receipt is not None:
+        _check_safekeeping(validation, findings, stored, receipt)
     if manifest is None or findings.has(FindingKind.contradictory):
         return Examined(stored, tuple(findings.found))
     try:
@@ -175,8 +182,10 @@ def _check_presence(findings: _Findings, stored: StoredBatch, now: datetime) -> 
         findings.add(FindingKind.missing, "missing object: the manifest of a receipted batch", subject=key)
 
 
-def _check_documents(validation: Validation, findings: _Findings, stored: StoredBatch) -> Manifest | None:
-    """The manifest, if it can be read; whatever the documents contradict is a finding."""
+def _check_documents(
+    validation: Validation, findings: _Findings, stored: StoredBatch
+) -> tuple[Manifest | None, Receipt | None]:
+    """Manifest and receipt, if they can be read; whatever the documents contradict is a finding."""
     session = validation.session
     manifest, manifest_sha256 = _read(validation, findings, Manifest, MANIFEST_SUFFIX, stored.has_manifest)
     receipt, _ = _read(validation, findings, Receipt, RECEIPT_SUFFIX, stored.has_receipt)
@@ -189,7 +198,25 @@ def _check_documents(validation: Validation, findings: _Findings, stored: Stored
         findings.add_all(wrong, contradictions_of_receipt(receipt, stored, manifest, manifest_sha256))
     if mark is not None:
         findings.add_all(wrong, contradictions_of_mark(mark, stored, manifest_sha256))
-    return manifest
+    return manifest, receipt
+
+
+def _check_safekeeping(validation: Validation, findings: _Findings, stored: StoredBatch, receipt: Receipt) -> None:
+    """Whether the store says of every object of an archive that it is encrypted and locked as the table demands;
+    costs nothing for tables that demand neither."""
+    session = validation.session
+    documents = [stored.stem + RECEIPT_SUFFIX, *([stored.stem + MANIFEST_SUFFIX] if stored.has_manifest else [])]
+    keys = [*([stored.data_key] if stored.data_key else []), *documents]
+    try:
+        for key in keys if session.settings.must_encrypt else ():
+            if defect := encryption_defect(session.store_settings, session.store.encryption_of(key)):
+                findings.add(FindingKind.unencrypted, defect, subject=key)
+        for key in keys if session.settings.lock_days else ():
+            found, now = session.store.retention_of(key), validation.request.now
+            if defect := retention_defect(session.store_settings, session.settings, found, receipt, now):
+                findings.add(FindingKind.unlocked, defect, subject=key)
+    except ObjectMissingError:
+        findings.add(FindingKind.missing, "missing object: it was listed a moment ago")
 
 
 def _read(

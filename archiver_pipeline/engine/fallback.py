@@ -42,8 +42,9 @@ from archiver_pipeline.engine.reconcile import (
     reconcile_batch,
     reconcile_table,
 )
+from archiver_pipeline.engine.safekeeping import require_encrypted, secure_batch, wanted_retention
 from archiver_pipeline.engine.session import ArchiveSession
-from archiver_pipeline.engine.settlement import build_manifest, write_manifest
+from archiver_pipeline.engine.settlement import build_manifest, manifest_key, write_manifest
 from archiver_pipeline.engine.steps import timed_step
 from archiver_pipeline.errors import ArchiverError, StoreError, VerificationError
 from archiver_pipeline.postgres.catalog import inspect_table
@@ -233,9 +234,15 @@ def _upload(
         mark_stale(kept, f"what the store gave back is not proved: {damage.message}")
         raise
     session.store.move_to_class(manifest.data_key, manifest.object_sha256)
+    try:
+        require_encrypted(session, manifest.data_key)
+    except VerificationError as defect:
+        mark_stale(kept, defect.message)
+        raise
     session.lock.require_held()
-    if not write_manifest(session, manifest):
+    if not write_manifest(session, manifest, wanted_retention(session, manifest.last_row_time)):
         raise StoreError(f"{manifest.data_key}: somebody wrote its manifest", hint="run again: it is settled first")
+    secure_batch(session, manifest.data_key, manifest_key(manifest), manifest.last_row_time)
     settled = delete_proved(session, shape, manifest, keys)
     if settled.outcome is Outcome.superseded:
         mark_stale(kept, settled.reason)

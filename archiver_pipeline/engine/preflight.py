@@ -5,9 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 
 from archiver_pipeline.config.effective import DatabaseSettings, LockSettings, StoreSettings, TableSettings
@@ -19,7 +17,9 @@ from archiver_pipeline.domain.layout import key_part
 from archiver_pipeline.domain.lock import LockName
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.engine.archived import list_stored
+from archiver_pipeline.engine.bucket_check import bucket_findings, encryption_findings, lock_findings
 from archiver_pipeline.engine.drift import require_known_columns
+from archiver_pipeline.engine.finding import Finding, Level
 from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.kept_files import list_kept
 from archiver_pipeline.engine.session import ArchiveSession
@@ -28,37 +28,21 @@ from archiver_pipeline.locks.file_lock import try_file_lock
 from archiver_pipeline.locks.redis_lock import try_redis_lock
 from archiver_pipeline.postgres.advisory_lock import acquire_table_lock
 from archiver_pipeline.postgres.catalog import inspect_table, server_version, system_identifier
-from archiver_pipeline.postgres.connection import connect
+from archiver_pipeline.postgres.connection import connect, transport_of
 from archiver_pipeline.postgres.eligible import source_clock
 from archiver_pipeline.secret_sources.secret import ReferencedSecret
 from archiver_pipeline.storage.probe import StoreCapabilities, probe_store
 from archiver_pipeline.storage.s3 import S3Store
 
+__all__ = ["Finding", "Level", "preflight", "probe_configured_store"]
 _TOLERATED_SKEW_SECONDS = 60
 _FORGOTTEN = "no row is at risk: a run whose lock is gone stops before its next delete"
-
-
-class Level(StrEnum):
-    ok = "ok"
-    warning = "warning"
-    failed = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the preflight. `exit_code` is what the command may end with; 0 unless failed."""
-
-    subject: str
-    level: Level
-    message: str
-    hint: str = ""
-    exit_code: int = 0
 
 
 def preflight(config: LoadedConfig, tables: tuple[TableSettings, ...], now: datetime) -> Iterator[Finding]:
     """Check store, databases and tables. `now` is this machine's clock, aware; only its skew is looked at."""
     yield from _secret_findings(config)
-    yield from _store_findings(config)
+    yield from _store_findings(config, tables)
     yield from _fallback_folder(config, "local fallback")
     yield from _lock_findings(config, tables)
     for database in config.databases:
@@ -80,9 +64,13 @@ def _readable(subject: str, secret: ReferencedSecret) -> list[Finding]:
     return [Finding(subject, Level.ok, f"read from {secret.reference}")]
 
 
-def _store_findings(config: LoadedConfig) -> Iterator[Finding]:
+def _store_findings(config: LoadedConfig, tables: tuple[TableSettings, ...]) -> Iterator[Finding]:
     subject = f"store {config.store.bucket}"
     yield from _attempt(subject, lambda: list(_probe(config, subject)))
+    store = S3Store(config.store)
+    yield from _attempt(subject, lambda: list(encryption_findings(store, tables, subject)))
+    yield from _attempt(subject, lambda: list(lock_findings(store, tables, subject)))
+    yield from _attempt(subject, lambda: list(bucket_findings(store, subject)))
 
 
 def _probe(config: LoadedConfig, subject: str) -> Iterator[Finding]:
@@ -155,10 +143,12 @@ def _database_findings(database: DatabaseSettings, now: datetime) -> Iterator[Fi
 
 def _primary(database: DatabaseSettings, subject: str, now: datetime) -> Iterator[Finding]:
     with connect(database.primary) as connection:
+        transport = transport_of(connection)
         version = server_version(connection)
         skew_seconds = abs((source_clock(connection).astimezone(UTC) - now).total_seconds())
     place = f"{database.primary.host}:{database.primary.port}"
     yield Finding(subject, Level.ok, f"PostgreSQL {version // 10000}.{version % 10000} at {place}")
+    yield Finding(subject, Level.ok, transport)
     if skew_seconds > _TOLERATED_SKEW_SECONDS:
         yield Finding(
             subject,
@@ -181,7 +171,9 @@ def _replica(database: DatabaseSettings, subject: str) -> Iterator[Finding]:
         return
     with connect(database.replica) as replica, connect(database.primary) as primary:
         same = system_identifier(replica) == system_identifier(primary)
+        transport = transport_of(replica)
     place = f"{database.replica.host}:{database.replica.port}"
+    yield Finding(subject, Level.ok, transport)
     if same:
         yield Finding(subject, Level.ok, f"{place} is a physical replica")
     else:

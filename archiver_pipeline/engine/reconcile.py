@@ -25,8 +25,10 @@ from archiver_pipeline.engine.archived import (
     read_superseded,
 )
 from archiver_pipeline.engine.holds import hold_guard
+from archiver_pipeline.engine.safekeeping import secure_batch
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import (
+    manifest_key,
     settled_batch,
     write_receipt,
     write_superseded,
@@ -137,13 +139,15 @@ def _settle_absent(session: ArchiveSession, shape: TableShape, manifest: Manifes
 
 
 def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
-    """Every row is there as it was proved: prove the object again, then delete. One that cannot be proved, or is in a
-    cold class by now, is void: its rows are archived anew. So is one of a table that came under legal hold."""
+    """Every row is there as it was proved: prove the object again, then delete. One that cannot be proved, is in a
+    cold class by now, or is not encrypted as the table demands now, is void: its rows are archived anew. So is one of a
+    table that came under legal hold."""
     holds = hold_guard(session, shape)
     if holds is not None and holds.known.is_whole:
         return _supersede_in_peace(session, shape, manifest, holds.known.reason)
     try:
         _verify(session, manifest)
+        secure_batch(session, manifest.data_key, manifest_key(manifest), manifest.last_row_time)
     except (VerificationError, ObjectMissingError, ObjectColdError) as damage:
         return _supersede_in_peace(session, shape, manifest, damage.message)
     return delete_proved(session, shape, manifest, keys)

@@ -18,6 +18,8 @@ from archiver_pipeline.codec.versions import keys_of_versions, xmin_runs
 from archiver_pipeline.domain.batch import EncodedBatch, Outcome, Plan, SettledBatch
 from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, RECEIPT_SUFFIX, SUPERSEDED_SUFFIX, stem_of
 from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, ManifestColumn, Receipt, Superseded
+from archiver_pipeline.domain.safekeeping import ObjectRetention
+from archiver_pipeline.engine.safekeeping import wanted_retention
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.eligible import source_clock
 from archiver_pipeline.storage.s3 import ObjectExistsError
@@ -62,10 +64,14 @@ def build_manifest(session: ArchiveSession, plan: Plan, encoded: EncodedBatch, v
     )
 
 
-def write_manifest(session: ArchiveSession, manifest: Manifest) -> bool:
+def manifest_key(manifest: Manifest) -> str:
+    return stem_of(manifest.data_key) + MANIFEST_SUFFIX
+
+
+def write_manifest(session: ArchiveSession, manifest: Manifest, retention: ObjectRetention | None) -> bool:
     """Create the manifest. False when it is there already: an earlier try wrote it, and its fate must be settled."""
     try:
-        session.store.put_document(stem_of(manifest.data_key) + MANIFEST_SUFFIX, encode_manifest(manifest))
+        session.store.put_document(manifest_key(manifest), encode_manifest(manifest), retention=retention)
     except ObjectExistsError:
         return False
     return True
@@ -89,7 +95,12 @@ def write_receipt(session: ArchiveSession, manifest: Manifest, outcome: Outcome,
         run_id=session.run_id,
         settled_at=_now(session).isoformat(),
     )
-    _create_once(session, stem_of(manifest.data_key) + RECEIPT_SUFFIX, encode_mark(receipt))
+    _create_once(
+        session,
+        stem_of(manifest.data_key) + RECEIPT_SUFFIX,
+        encode_mark(receipt),
+        wanted_retention(session, manifest.last_row_time),
+    )
     return settled_batch(manifest, outcome)
 
 
@@ -122,9 +133,9 @@ def settled_batch(manifest: Manifest, outcome: Outcome, reason: str = "") -> Set
     )
 
 
-def _create_once(session: ArchiveSession, key: str, data: bytes) -> None:
+def _create_once(session: ArchiveSession, key: str, data: bytes, retention: ObjectRetention | None = None) -> None:
     try:
-        session.store.put_document(key, data)
+        session.store.put_document(key, data, retention=retention)
     except ObjectExistsError:
         return
 

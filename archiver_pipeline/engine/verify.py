@@ -20,6 +20,7 @@ from archiver_pipeline.domain.layout import DataFormat
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.engine.fallback import Keeper
 from archiver_pipeline.engine.proof import Sample, compare_with_live_rows, named, prove_parquet, require
+from archiver_pipeline.engine.safekeeping import require_encrypted
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import step_over_batches
 from archiver_pipeline.engine.upload import upload_batch
@@ -45,7 +46,8 @@ def verify_batches(session: ArchiveSession, upload: Upload) -> Verification:
 
 
 def verify_batch(session: ArchiveSession, plan: Plan, batch: UploadedBatch) -> VerifiedBatch:
-    """Prove one batch: object bytes, decoded rows, row count, keys, and a random sample against the live rows.
+    """Prove one batch: object bytes, decoded rows, row count, keys, a random sample against the live rows, and that
+    the store encrypted it where the table demands that. After the copy to a cold class, which is another object.
 
     Raises VerificationError. A sampled row that changed since is counted, not an error: its delete will not match.
     """
@@ -59,6 +61,7 @@ def verify_batch(session: ArchiveSession, plan: Plan, batch: UploadedBatch) -> V
         _verify_parquet(session, plan.shape, encoded, keys_of_versions(versions), sample)
     changed = compare_with_live_rows(session, plan.shape, encoded.key, versions, sample)
     session.store.move_to_class(encoded.key, encoded.object_sha256)
+    require_encrypted(session, encoded.key)
     return VerifiedBatch(encoded, len(sample.lines), changed)
 
 

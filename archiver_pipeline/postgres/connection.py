@@ -12,6 +12,7 @@ from archiver_pipeline.errors import (
     ArchiverError,
     NetworkError,
     PermissionDeniedError,
+    PreflightError,
     ResourcesError,
     SourceError,
 )
@@ -52,11 +53,16 @@ _SQLSTATE_LOCKED = ("55P03",)
 _SQLSTATE_RESOURCES = ("53",)
 _SQLSTATE_CANCELED = "57014"
 _SQLSTATE_DATA = "22"
+_TLS_WORDS = ("certificate", "does not support SSL", "private key file", "SSL error: tls", "SSL error: ssl", "sslmode")
 _SQLSTATE_PERMISSION = ("42501", "28")
 
 
 class DeleteRefusedError(SourceError):
     """The database itself refused the delete: a foreign key refers to a row, or a trigger raised an error."""
+
+
+class TlsError(PreflightError):
+    """The connection is not in TLS, or not to a server that could prove who it is. Nothing was sent over it."""
 
 
 class RowsLockedError(SourceError):
@@ -74,14 +80,47 @@ _KINDS: tuple[tuple[tuple[str, ...], type[ArchiverError]], ...] = (
 def connect(source: SourceSettings, **settings: str) -> Connection:
     """Open an autocommit connection with pinned settings; `settings` are further PostgreSQL settings.
 
-    Raises NetworkError, PermissionDeniedError or ResourcesError, and what reading a password kept elsewhere raises.
+    Raises NetworkError, PermissionDeniedError or ResourcesError, what reading a password kept elsewhere raises, and
+    TlsError when TLS is required and there is none.
     """
 
     def attempt() -> Connection:
         with source_errors(source):
             return psycopg.connect(connection_string(source, **settings), autocommit=True)
 
-    return with_current_secret(source.password, attempt)
+    connection = with_current_secret(source.password, attempt)
+    if source.require_tls and not (connection.pgconn.ssl_in_use or is_socket(connection.info.host)):
+        connection.close()
+        raise not_in_tls(source)
+    return connection
+
+
+def is_socket(host: str) -> bool:
+    """Whether it is the folder of a Unix socket, or the name of an abstract one: nothing goes over a network."""
+    return host.startswith(("/", "@"))
+
+
+def transport_of(connection: Connection) -> str:
+    """How the bytes of a connection travel, for people."""
+    if is_socket(connection.info.host):
+        return f"Unix socket in {connection.info.host}: no TLS, and nothing goes over a network"
+    if not connection.pgconn.ssl_in_use:
+        return "not in TLS: rows and passwords go over the network in clear (compliance.require_tls refuses that)"
+    version, cipher = fetch_one(
+        connection,
+        sql.SQL(
+            "SELECT version::pg_catalog.text, cipher::pg_catalog.text FROM pg_catalog.pg_stat_ssl"
+            " WHERE pid = pg_catalog.pg_backend_pid()"
+        ),
+    )
+    return f"in {version or 'TLS'}, {cipher or 'cipher unknown'}"
+
+
+def not_in_tls(source: SourceSettings) -> TlsError:
+    return TlsError(
+        f"{source.host}:{source.port}/{source.dbname}: the connection is not in TLS, which is required",
+        hint="let the server offer TLS (ssl = on), and set sslmode to verify-full",
+    )
 
 
 def connection_string(source: SourceSettings, **settings: str) -> str:
@@ -97,6 +136,11 @@ def connection_string(source: SourceSettings, **settings: str) -> str:
         user=source.user,
         password=password,
         sslmode=source.sslmode,
+        sslrootcert=source.sslrootcert,
+        sslcert=source.sslcert,
+        sslkey=source.sslkey,
+        # A connection encrypted by Kerberos instead would prove nothing of what sslmode asks for.
+        gssencmode="disable" if source.require_tls else None,
         application_name=source.application_name,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         keepalives_idle=30,
@@ -135,13 +179,7 @@ def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
     Source of the codes: PostgreSQL documentation, appendix A.
     """
     if sqlstate is None:
-        if "permission denied" in text or "authentication failed" in text or "no password supplied" in text:
-            return PermissionDeniedError(text, hint="check user and password of this database")
-        if "too many clients" in text or "connection slots" in text:
-            return ResourcesError(text, hint="lower connection_pool_size or raise max_connections")
-        if "does not exist" in text:
-            return SourceError(text, hint="check the name and the user of this database")
-        return NetworkError(text, hint="check host, port and that the server is running")
+        return _error_without_answer(text)
     if sqlstate.startswith(_SQLSTATE_PERMISSION):
         return PermissionDeniedError(text, hint="grant the privilege; `archiver check` lists what is needed")
     if sqlstate == _SQLSTATE_CANCELED:
@@ -152,6 +190,18 @@ def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
         if sqlstate.startswith(prefixes):
             return kind(text)
     return SourceError(f"{text} (SQLSTATE {sqlstate})")
+
+
+def _error_without_answer(text: str) -> ArchiverError:
+    if any(words in text for words in _TLS_WORDS):
+        return TlsError(text, hint="nothing was read; check sslmode, sslrootcert and the server's certificate")
+    if "permission denied" in text or "authentication failed" in text or "no password supplied" in text:
+        return PermissionDeniedError(text, hint="check user and password of this database")
+    if "too many clients" in text or "connection slots" in text:
+        return ResourcesError(text, hint="lower connection_pool_size or raise max_connections")
+    if "does not exist" in text:
+        return SourceError(text, hint="check the name and the user of this database")
+    return NetworkError(text, hint="check host, port and that the server is running")
 
 
 def fetch_one(connection: Connection, query: sql.SQL | sql.Composed, parameters: Any = None) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from archiver_pipeline.config.effective import SourceSettings
 from archiver_pipeline.domain.batch import PlannedBatch
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.errors import SourceError
-from archiver_pipeline.postgres.connection import connection_string, error_of_sqlstate
+from archiver_pipeline.postgres.connection import connection_string, error_of_sqlstate, not_in_tls
 from archiver_pipeline.postgres.eligible import ALIAS, batch_condition, order_columns, table_reference
 from archiver_pipeline.postgres.rendering import key_values, rendered_columns, row_alias
 from archiver_pipeline.secret_sources.secret import with_current_secret
@@ -60,10 +60,26 @@ class RowStream:
                 return dbapi.connect(connection_string(source, **_READ_ONLY_SNAPSHOT, **settings), autocommit=False)
 
         self._connection = with_current_secret(source.password, attempt)
+        if source.require_tls:
+            self._require_tls()
 
     def close(self) -> None:
         with adbc_errors(self._source):
             self._connection.close()
+
+    def _require_tls(self) -> None:
+        """By the server's word, since this driver does not tell; a Unix socket has no client address. Raises TlsError
+        when the connection is in clear."""
+        with adbc_errors(self._source), self._connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT ssl OR pg_catalog.inet_client_addr() IS NULL FROM pg_catalog.pg_stat_ssl"
+                " WHERE pid = pg_catalog.pg_backend_pid()"
+            )
+            is_encrypted = cursor.fetchall() == [(True,)]
+            self._connection.rollback()
+        if not is_encrypted:
+            self.close()
+            raise not_in_tls(self._source)
 
     def cancel(self) -> None:
         """Stop the running statement; safe from another thread."""

@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from archiver_pipeline.domain.layout import (
 from archiver_pipeline.domain.prices import RETRIEVAL_TERMS
 from archiver_pipeline.domain.restore import RetrievalTier
 from archiver_pipeline.domain.retrieval import RetrievalState, retrieval_state_of
+from archiver_pipeline.domain.safekeeping import ObjectRetention, StoredEncryption
 from archiver_pipeline.errors import (
     ArchiverError,
     NetworkError,
@@ -61,7 +63,17 @@ _PERMISSION_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureD
 _MISSING_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
 _TRANSIENT_CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "503", "500"})
 _ETAG_OF_NOTHING = f'"{"0" * 32}"'
-_UNSUPPORTED_CODES = frozenset({"NotImplemented", "501"})
+_UNSUPPORTED_CODES = frozenset({"NotImplemented", "501", "MethodNotAllowed", "405"})
+_UNCONFIGURED_CODES = frozenset(
+    {
+        "NoSuchBucketPolicy",
+        "NoSuchLifecycleConfiguration",
+        "NoSuchObjectLockConfiguration",
+        "NoSuchPublicAccessBlockConfiguration",
+        "ObjectLockConfigurationNotFoundError",
+        "ServerSideEncryptionConfigurationNotFoundError",
+    }
+)
 
 
 class StoreNetworkError(NetworkError):
@@ -137,12 +149,16 @@ class S3Store:
             with path.open("rb") as body:
                 self._put(key, body, _base64_of_hex(sha256_hex), extra)
 
-    def put_document(self, key: str, data: bytes) -> None:
-        """Create a small document, always in STANDARD so that it can be read at once.
+    def put_document(self, key: str, data: bytes, *, retention: ObjectRetention | None = None) -> None:
+        """Create a small document, always in STANDARD so that it can be read at once; locked from its first instant
+        when a retention is given.
 
         Raises ObjectExistsError when it is there already.
         """
-        self._put(key, data, _sha256_base64(data), self._document_options())
+        options = self._document_options()
+        if retention is not None:
+            options |= {"ObjectLockMode": retention.mode, "ObjectLockRetainUntilDate": retention.until}
+        self._put(key, data, _sha256_base64(data), options)
 
     def read_versioned(self, key: str) -> tuple[bytes, str] | None:
         """All bytes of a small object and the tag that names this version of it; None when there is no object."""
@@ -281,6 +297,41 @@ class S3Store:
         repeat. Raises StoreError when the bucket has no Object Lock, PermissionDeniedError when this user may not."""
         with self._errors(key):
             self._client.put_object_legal_hold(Bucket=self.settings.bucket, Key=key, LegalHold={"Status": "ON"})
+
+    def encryption_of(self, key: str) -> StoredEncryption:
+        """What the store says it encrypted an object with, by one HEAD. Raises ObjectMissingError without one."""
+        with self._errors(key):
+            head = self._client.head_object(Bucket=self.settings.bucket, Key=key)
+        return StoredEncryption(head.get("ServerSideEncryption"), head.get("SSEKMSKeyId"))
+
+    def retention_of(self, key: str) -> ObjectRetention | None:
+        """The lock on the newest version of an object; None when it has none, or the bucket has no Object Lock.
+
+        Asked for by itself: in a HEAD the lock is left out for users who may not see it.
+        """
+        try:
+            with self._errors(key):
+                found = self._client.get_object_retention(Bucket=self.settings.bucket, Key=key)["Retention"]
+        except NotConfiguredError:
+            return None
+        return ObjectRetention(found["Mode"], found["RetainUntilDate"].astimezone(UTC))
+
+    def retain(self, key: str, retention: ObjectRetention) -> None:
+        """Lock the newest version of an object. A lock can be made longer and stronger, never the other way round.
+
+        Raises StoreError when the bucket has no Object Lock, PermissionDeniedError when this user may not. Some stores
+        answer well and lock nothing: read back.
+        """
+        wanted: Any = {"Mode": retention.mode, "RetainUntilDate": retention.until}
+        with self._errors(key):
+            self._client.put_object_retention(Bucket=self.settings.bucket, Key=key, Retention=wanted)
+
+    def ask_of_bucket(self, operation: str) -> dict[str, Any]:
+        """The answer to a question about the bucket, by the driver's name of the question. Raises NotConfiguredError
+        when nothing of the kind is configured, UnsupportedByStoreError when the store does not know the question."""
+        with self._errors(self.settings.bucket):
+            answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self.settings.bucket)
+        return answer
 
     def put_unchecked(self, key: str, data: bytes, **options: Any) -> None:
         """A bare write with the given options, for probing what the store supports."""
@@ -432,6 +483,10 @@ class UnsupportedByStoreError(StoreError):
     """The store does not know what was asked."""
 
 
+class NotConfiguredError(StoreError):
+    """The bucket or the object has no such setting."""
+
+
 def require_terms(storage_class: str, *, days: int, tier: RetrievalTier) -> None:
     """Raises PreflightError when objects of this class cannot be retrieved so."""
     tiers = RETRIEVAL_TERMS.get(storage_class, {})
@@ -483,6 +538,7 @@ _ANSWERS: tuple[tuple[frozenset[str], type[ArchiverError], str | None], ...] = (
     (frozenset({"InvalidObjectState"}), ObjectColdError, "it must be retrieved before it can be read"),
     (_TRANSIENT_CODES, StoreNetworkError, None),
     (_UNSUPPORTED_CODES, UnsupportedByStoreError, None),
+    (_UNCONFIGURED_CODES, NotConfiguredError, None),
     (frozenset({"QuotaExceeded", "EntityTooLarge", "InsufficientStorage"}), StoreFullError, None),
 )
 

@@ -23,6 +23,7 @@ REFERENCE = ROOT / "docs" / "configuration.md"
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": m.ArchiverConfig,
     "`s3`": m.S3,
+    "`s3.object_lock`": m.ObjectLock,
     "Settings of every table": m.InheritedSettings,
     "`defaults` only": m.Defaults,
     "`databases[]`": m.Database,
