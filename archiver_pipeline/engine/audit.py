@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cached_property
 from itertools import islice
@@ -38,6 +38,7 @@ from archiver_pipeline.domain.audit import (
     changes_between,
 )
 from archiver_pipeline.domain.layout import audit_key, audit_prefix, audit_sequence_of
+from archiver_pipeline.domain.safekeeping import ObjectRetention
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.errors import ArchiverError, ManifestError, StoreError
 from archiver_pipeline.storage.s3 import ObjectExistsError, ObjectMissingError, S3Store
@@ -86,6 +87,7 @@ class AuditTrail:
     job: str = ""
     configuration: dict[str, Fact] | None = None
     enabled: bool = True
+    lock_days: int | None = None
     _head: AuditHead | None = None
     _heeds_conditions: bool | None = None
     _is_writing: bool = False
@@ -184,13 +186,21 @@ class AuditTrail:
     def _created(self, key: str, data: bytes) -> bool:
         """Create a link; False when the object under its key is another one."""
         try:
-            self.store.put_document(key, data)
+            self.store.put_document(key, data, retention=self._retention())
         except ObjectExistsError:
             # A write whose answer was lost is sent again, and then finds itself.
             return self.store.read_document(key) == data
         if self._heeds_conditions is None:
             self._heeds_conditions = self._is_refused_twice(key, data)
         return self._heeds_conditions or self.store.read_document(key) == data
+
+    def _retention(self) -> ObjectRetention | None:
+        """The lock of a link, by this machine's clock, like the times in it; None when archives are not locked."""
+        mode = self.store.settings.object_lock
+        if mode is None or self.lock_days is None:
+            return None
+        until = datetime.now(UTC) + timedelta(days=self.lock_days)
+        return ObjectRetention(mode.value.upper(), until.replace(microsecond=0))
 
     def _is_refused_twice(self, key: str, data: bytes) -> bool:
         """Find out whether the store heeds conditions, by writing the same link once more. Once per session."""
@@ -233,6 +243,7 @@ def trail_of(
         job=job,
         configuration=effective_configuration(settings, database, store.settings) if settings else None,
         enabled=database.audit.enabled,
+        lock_days=settings.lock_days if settings else None,
     )
 
 

@@ -110,6 +110,9 @@ def test_the_built_in_defaults(load):
         "classification": None,
         "legal_hold": False,
         "legal_hold_reason": None,
+        "must_encrypt": False,
+        "lock_days": None,
+        "lock_from_last_row": False,
     }
 
 

@@ -57,6 +57,7 @@ OTHER_WORDS = {
     "pg_catalog",
     "pg_prepared_xacts",
     "pg_stat_activity",
+    "pg_stat_ssl",
     "pg_upgrade",
     "postgresql_type",
     "row_to_json",
