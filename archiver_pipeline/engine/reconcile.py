@@ -1,6 +1,6 @@
 """Reconcile: settle every batch whose fate a crash left open, before anything new is planned."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 
 import pyarrow as pa
@@ -43,6 +43,11 @@ _LONGEST_WINDOW = timedelta(days=31)
 _ISO_DATE = len("2026-01-31")
 
 
+class PartlyArchivedError(ManifestError):
+    """No row of a pending batch is in the table, some are in receipted objects, the others in none. A receipt would
+    double those, a superseded mark lose these: nothing was written."""
+
+
 def reconcile_table(
     session: ArchiveSession, shape: TableShape, listed: Sequence[StoredBatch] | None = None
 ) -> tuple[SettledBatch, ...]:
@@ -52,8 +57,35 @@ def reconcile_table(
     Raises ManifestError or VerificationError when a batch cannot be settled safely: the table then stops.
     """
     found = list_stored(session.store, shape.name) if listed is None else listed
-    pending = [batch for batch in found if batch.state is BatchState.pending]
-    return tuple(_told(session, reconcile_batch(session, shape, batch)) for batch in pending)
+    pending, settled = pending_batches(session, found), []
+    while pending:
+        postponed: list[StoredBatch] = []
+        for batch in pending:
+            try:
+                settled.append(_told(session, reconcile_batch(session, shape, batch)))
+            except PartlyArchivedError:
+                # Another pending batch may have the rest of its rows, and only those.
+                postponed.append(batch)
+                if len(postponed) == len(pending):
+                    raise
+        pending = postponed
+    return tuple(settled)
+
+
+def pending_batches(session: ArchiveSession, listed: Iterable[StoredBatch]) -> list[StoredBatch]:
+    """The pending batches of a listing in the order in which to settle them: the largest first, those that can't be
+    read last. Of batches that share rows, the void ones are then those whose rows another holds as a whole."""
+    pending = [batch for batch in listed if batch.state is BatchState.pending]
+    if len(pending) < 2:
+        return pending
+    return sorted(pending, key=lambda batch: _rows_of(session, batch), reverse=True)
+
+
+def _rows_of(session: ArchiveSession, batch: StoredBatch) -> int:
+    try:
+        return read_manifest(session.store, batch.stem + MANIFEST_SUFFIX).rows
+    except ManifestError:
+        return 0
 
 
 def _told(session: ArchiveSession, settled: SettledBatch) -> SettledBatch:
@@ -129,11 +161,18 @@ def _settle_foreign(session: ArchiveSession, manifest: Manifest, known_keys: int
 
 
 def _settle_absent(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
-    """None of the rows is in the table: this object is their archive, unless another receipted one already is."""
+    """None of the rows is in the table: this object is their archive, unless other receipted ones already are."""
     # Listed now: a batch that was settled a moment ago may hold the same rows.
     siblings = list_stored(session.store, shape.name)
-    if _is_archived_elsewhere(session, shape, manifest, keys, siblings):
+    elsewhere = manifest.rows - _rows_only_here(session, shape, manifest, keys, siblings)
+    if elsewhere == manifest.rows:
         return _supersede(session, manifest, "its rows were archived by another batch")
+    if elsewhere:
+        raise PartlyArchivedError(
+            f"{manifest.data_key}: none of its {manifest.rows} rows is in the table, {elsewhere} of them are in other"
+            " receipted objects, and the rest may be in this one only",
+            hint="keep this object, and see docs/how-rows-are-proved.md, section reconcile",
+        )
     _verify_absent(session, manifest)
     return write_receipt(session, manifest, Outcome.absent, settled_by=_SETTLED_BY)
 
@@ -203,20 +242,18 @@ def _require_own(manifest: Manifest, stored: StoredBatch, shape: TableShape) -> 
         raise ManifestError(f"{stored.stem}{MANIFEST_SUFFIX} describes another batch", hint="was it copied here?")
 
 
-def _is_archived_elsewhere(
+def _rows_only_here(
     session: ArchiveSession,
     shape: TableShape,
     manifest: Manifest,
     keys: pa.Table,
     siblings: Sequence[StoredBatch],
-) -> bool:
-    """Whether a receipted batch whose window may overlap holds any of the same row versions."""
-    receipted = [
-        batch
-        for batch in siblings
-        if batch.has_receipt and batch.batch_id != manifest.batch_id and _may_overlap(batch, manifest, siblings)
-    ]
-    return any(_shares_versions(session, shape, keys, batch) for batch in receipted)
+) -> int:
+    """How many of the row versions are in no receipted batch whose window may overlap."""
+    for batch in siblings:
+        if batch.has_receipt and batch.batch_id != manifest.batch_id and _may_overlap(batch, manifest, siblings):
+            keys = _without_those_of(session, shape, keys, batch)
+    return int(keys.num_rows)
 
 
 def _may_overlap(other: StoredBatch, manifest: Manifest, siblings: Sequence[StoredBatch]) -> bool:
@@ -229,10 +266,8 @@ def _may_overlap(other: StoredBatch, manifest: Manifest, siblings: Sequence[Stor
     return first <= start < datetime.fromisoformat(manifest.window_end).date() + timedelta(days=1)
 
 
-def _shares_versions(session: ArchiveSession, shape: TableShape, keys: pa.Table, other: StoredBatch) -> bool:
+def _without_those_of(session: ArchiveSession, shape: TableShape, keys: pa.Table, other: StoredBatch) -> pa.Table:
     manifest = read_manifest(session.store, other.stem + MANIFEST_SUFFIX)
     if not has_key_of(manifest, shape):
-        return False
-    other_keys = keys_of_manifest(manifest)
-    shared = keys.join(other_keys, keys=keys.column_names, join_type="inner")
-    return bool(shared.num_rows)
+        return keys
+    return keys.join(keys_of_manifest(manifest), keys=keys.column_names, join_type="left anti")

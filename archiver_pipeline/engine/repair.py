@@ -20,7 +20,7 @@ from archiver_pipeline.domain.validation import (
     contradictions_of_mark,
 )
 from archiver_pipeline.engine.archived import list_stored, read_superseded
-from archiver_pipeline.engine.reconcile import reconcile_batch
+from archiver_pipeline.engine.reconcile import pending_batches, reconcile_batch
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ManifestError, VerificationError
 from archiver_pipeline.postgres.catalog import inspect_table
@@ -63,7 +63,7 @@ def repair_table(session: ArchiveSession) -> Repairs:
 
 def _settle_pending(session: ArchiveSession) -> Repairs:
     """A batch that cannot be settled is left as it is and told; the others do not depend on it."""
-    pending = [batch for batch in list_stored(session.store, session.name) if batch.state is BatchState.pending]
+    pending = pending_batches(session, list_stored(session.store, session.name))
     if not pending:
         return Repairs()
     shape = inspect_table(session.connection, session.settings)

@@ -13,6 +13,7 @@ from archiver_pipeline.config.enums import StorageClass
 from archiver_pipeline.domain.batch import Outcome
 from archiver_pipeline.engine.archived import list_stored, read_receipt
 from archiver_pipeline.engine.delete import delete_batches
+from archiver_pipeline.engine.reconcile import PartlyArchivedError
 from archiver_pipeline.engine.report import ArchiveReport
 from archiver_pipeline.errors import LockLostError, ManifestError, StoreError
 from archiver_pipeline.postgres.advisory_lock import settle_key
@@ -174,9 +175,9 @@ def test_a_delete_in_flight_is_waited_for(archiving, audit, bucket, end, isolati
     audit.account_all_archived()
 
 
-def freeze_before_its_manifest(archiving, tmp_path):
+def freeze_before_its_manifest(archiving, tmp_path, **overrides):
     """A run that stops for hours before its manifests: its verified batches, and its staged files put aside."""
-    session = archiving.session()
+    session = archiving.session(**overrides)
     verification = verified(archiving, session)
     archiving.database.execute(f"SELECT pg_terminate_backend({session.lock.backend_pid})")
     shutil.copytree(archiving.staging, tmp_path / "kept")
@@ -192,14 +193,14 @@ def test_a_run_that_wakes_up_after_another_took_its_rows_deletes_nothing(archivi
     audit.account_all_archived()
 
 
-def late_manifests(archiving, tmp_path, monkeypatch, meanwhile):
+def late_manifests(archiving, tmp_path, monkeypatch, meanwhile, **overrides):
     """Manifests of a run that lost its lock between its last look at it and the write of the manifest."""
-    session, verification = freeze_before_its_manifest(archiving, tmp_path)
+    session, verification = freeze_before_its_manifest(archiving, tmp_path, **overrides)
     meanwhile()
     shutil.copytree(tmp_path / "kept", archiving.staging, dirs_exist_ok=True)
     with monkeypatch.context() as patch, pytest.raises(LockLostError):
         patch.setattr(type(session.lock), "require_held", lambda lock: None)
-        delete_batches(session, verification)
+        delete_batches(session, replace(verification, batches=verification.batches[::-1]))
     session.close()
 
 
@@ -220,6 +221,40 @@ def test_of_two_pending_batches_of_the_same_rows_one_is_receipted(archiving, aud
     late_manifests(archiving, tmp_path, monkeypatch, crash_after_a_delete)
     archiving.archive()
     audit.account_all_archived()
+
+
+@pytest.mark.parametrize("stray_rows", [1, 3, 7, 30])
+def test_of_pending_batches_that_share_rows_each_row_is_in_one_receipted(
+    archiving, audit, tmp_path, monkeypatch, stray_rows
+):
+    """Late manifests that are cut otherwise than those of a run which crashed after its delete. A small one that is
+    settled first must not make the large one void: it may be the only one with the other rows."""
+
+    def crash_after_a_delete():
+        pending(archiving, audit, "after a delete committed", batch_size=30)
+
+    late_manifests(archiving, tmp_path, monkeypatch, crash_after_a_delete, batch_size=stray_rows)
+    report = archiving.archive()
+    assert len(report.settled_before) > 1
+    audit.account_all_archived()
+
+
+def test_a_batch_whose_rows_are_in_part_archived_elsewhere_and_in_part_nowhere_stops_the_table(
+    archiving, audit, bucket, tmp_path, monkeypatch
+):
+    """An application removed the other part, so this object may be their only copy, and must not double the first."""
+
+    def archive_some_and_lose_the_rest():
+        archiving.archive(limit_rows=10)
+        archiving.database.execute(f"DELETE FROM {TABLE} WHERE created_at < now() - interval '40 days'")
+
+    late_manifests(archiving, tmp_path, monkeypatch, archive_some_and_lose_the_rest, batch_size=30)
+    before = bucket.keys("")
+    with pytest.raises(PartlyArchivedError, match="of them are in other receipted objects") as caught:
+        archiving.archive()
+    [open_] = [found for found in audit.objects() if found.manifest and not (found.receipt or found.superseded)]
+    assert caught.value.message.startswith(open_.data_key)
+    assert {key for key in set(bucket.keys("")) - set(before) if open_.stem in key} == set()
 
 
 def test_a_receipt_whose_answer_was_lost_is_not_written_twice(archiving, audit, monkeypatch):

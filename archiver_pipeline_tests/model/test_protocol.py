@@ -1,0 +1,44 @@
+"""Every state of the protocol within these scopes keeps the invariant; protocols with a known mistake do not."""
+
+import pytest
+
+from archiver_pipeline_tests.model.protocol import Mistake, Scope, ViolationError, explore
+
+SCOPES = {
+    "an insert, a kill, a lost session": Scope(changes=("+b",), kills=1, cuts=1),
+    "an update, two kills, runs that go on": Scope(changes=("a>A",), starts=2, kills=2),
+    "two rows, one deleted by an application, two kills": Scope(table="ab", changes=("-a",), kills=2, cuts=1),
+    "three runs, an insert, two kills": Scope(changes=("+b",), runs=3, kills=2),
+}
+# The least that shows each mistake.
+COSTS = {
+    Mistake.delete_by_key: ("lost", Scope(changes=("a>A",), runs=1, kills=0)),
+    Mistake.delete_without_look_at_lock: ("lost", Scope(kills=0, cuts=1)),
+    Mistake.receipt_before_commit: ("doubled", Scope(runs=1, kills=0)),
+    Mistake.receipt_without_look_at_lock: ("doubled", Scope(runs=3, kills=1, cuts=1)),
+    Mistake.receipt_outside_settle_lock: ("doubled", Scope(runs=3, kills=1, cuts=1)),
+    Mistake.fate_read_without_settle_lock: ("lost", Scope(kills=1)),
+    Mistake.receipt_beside_another: ("doubled", Scope(runs=3, kills=1)),
+    Mistake.superseded_for_any_shared_row: ("lost", Scope(changes=("+b",), runs=3, kills=2)),
+    Mistake.superseded_for_rows_that_are_gone: ("lost", Scope(kills=1)),
+}
+
+
+@pytest.mark.parametrize("scope", SCOPES.values(), ids=SCOPES)
+def test_no_row_version_is_lost_or_doubled_in_any_state(scope):
+    assert explore(scope).states > 1_000
+
+
+@pytest.mark.parametrize("mistake", Mistake, ids=lambda mistake: mistake.name)
+def test_a_protocol_with_a_known_mistake_is_found_out(mistake):
+    what, scope = COSTS[mistake]
+    explore(scope)
+    with pytest.raises(ViolationError, match=rf"^{what}: "):
+        explore(Scope(**(vars(scope) | {"mistake": mistake})))
+
+
+def test_the_one_case_that_the_documentation_names_is_the_one_that_is_left():
+    """A receipt that arrives after its run is gone and another has settled a stray batch of the same rows."""
+    with pytest.raises(ViolationError, match=r"^doubled: ") as found:
+        explore(Scope(runs=3, kills=2, late_marks=True))
+    assert str(found.value).count("receipt of batch") == 2
