@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def write_certificate(path: Path, name: x509.GeneralName) -> Path:
-    """A certificate of this server, valid for two days, with its key in the same PEM file."""
+def write_certificate(path: Path, name: x509.GeneralName, *, ends_in: timedelta = timedelta(days=1)) -> Path:
+    """A certificate of this server, valid since yesterday, with its key in the same PEM file."""
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server under test")])
     now = datetime.now(UTC)
@@ -20,7 +20,7 @@ def write_certificate(path: Path, name: x509.GeneralName) -> Path:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + ends_in)
         .add_extension(x509.SubjectAlternativeName([name]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -53,6 +53,9 @@ _SQLSTATE_LOCKED = ("55P03",)
 _SQLSTATE_RESOURCES = ("53",)
 _SQLSTATE_CANCELED = "57014"
 _SQLSTATE_DATA = "22"
+_TLS_HINT = (
+    "nothing was read; is the server's certificate in date, of this host name, and of an authority in sslrootcert?"
+)
 _TLS_WORDS = ("certificate", "does not support SSL", "private key file", "SSL error: tls", "SSL error: ssl", "sslmode")
 _SQLSTATE_PERMISSION = ("42501", "28")
 
@@ -194,7 +197,7 @@ def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
 
 def _error_without_answer(text: str) -> ArchiverError:
     if any(words in text for words in _TLS_WORDS):
-        return TlsError(text, hint="nothing was read; check sslmode, sslrootcert and the server's certificate")
+        return TlsError(text, hint=_TLS_HINT)
     if "permission denied" in text or "authentication failed" in text or "no password supplied" in text:
         return PermissionDeniedError(text, hint="check user and password of this database")
     if "too many clients" in text or "connection slots" in text:

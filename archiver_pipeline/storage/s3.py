@@ -290,7 +290,9 @@ class S3Store:
     def require_bucket(self) -> None:
         """Raises StoreError when the bucket is missing, PermissionDeniedError when it may not be listed."""
         with self._errors(self.settings.bucket):
-            self._client.list_objects_v2(Bucket=self.settings.bucket, MaxKeys=1)
+            # Below the prefix: who may list no more than that needs no more.
+            below = f"{self.settings.prefix}/" if self.settings.prefix else ""
+            self._client.list_objects_v2(Bucket=self.settings.bucket, MaxKeys=1, Prefix=below)
 
     def place_legal_hold(self, key: str) -> None:
         """Put the store's own legal hold on an object: nobody can delete this version until it is taken off. Safe to
@@ -334,9 +336,12 @@ class S3Store:
         return answer
 
     def put_unchecked(self, key: str, data: bytes, **options: Any) -> None:
-        """A bare write with the given options, for probing what the store supports."""
+        """A write with the given options, for probing what the store supports; encrypted like any other, because a
+        bucket's policy may refuse what is not."""
         with self._errors(key):
-            self._client.put_object(Bucket=self.settings.bucket, Key=key, Body=data, **options)
+            self._client.put_object(
+                Bucket=self.settings.bucket, Key=key, Body=data, **self._document_options(), **options
+            )
 
     def delete_probe(self, key: str) -> None:
         """Delete an object that a probe made. The archive path never deletes an object."""

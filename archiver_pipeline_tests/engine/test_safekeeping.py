@@ -191,7 +191,11 @@ def test_rows_so_old_that_their_archive_may_expire_at_once_need_no_lock(locking,
     assert {store.retention_of(key) for key in lock_bucket.keys(lock_bucket.prefix)} == {None}
 
 
-def test_a_bucket_without_object_lock_is_refused_before_any_delete(archiving, audit):
+@pytest.mark.parametrize("versioning", ["Enabled", None])
+def test_a_bucket_without_object_lock_is_refused_before_any_delete(archiving, audit, bucket, versioning):
+    """With versions but without locks this store answers well to a lock, and keeps none."""
+    if versioning:
+        bucket.client.put_bucket_versioning(Bucket=bucket.bucket, VersioningConfiguration={"Status": versioning})
     with pytest.raises((StoreError, VerificationError)):
         archiving.archive(store=locked(archiving), lock_days=DAYS)
     assert untouched(audit)
