@@ -7,7 +7,13 @@ import pyarrow as pa
 from psycopg import sql
 
 from archiver_pipeline.domain.table import INTEGER_TYPES, KeyColumn, TableName
-from archiver_pipeline.postgres.catalog import refuse_row_security, require_relation, require_version, system_identifier
+from archiver_pipeline.postgres.catalog import (
+    refuse_row_security,
+    require_privileges,
+    require_relation,
+    require_version,
+    system_identifier,
+)
 from archiver_pipeline.postgres.connection import Connection, fetch_one
 from archiver_pipeline.postgres.eligible import ALIAS, table_reference
 from archiver_pipeline.postgres.sample import match_versions, version_literals, version_names
@@ -34,10 +40,12 @@ class LiveTable:
 def look_at_table(connection: Connection, name: TableName) -> LiveTable:
     """The table's columns and its cluster. Needs no more than SELECT.
 
-    Raises PreflightError when there is no such table, PermissionDeniedError when rows are hidden from this user.
+    Raises PreflightError when there is no such table or rows are hidden from this user, PermissionDeniedError, with
+    the grant, when it may not be read.
     """
     require_version(connection)
     relation = require_relation(connection, name)
+    require_privileges(connection, name, relation, ("SELECT",), temporary=False, to="validation")
     refuse_row_security(connection, name, relation)
     rows = connection.execute(
         "SELECT attname::text, pg_catalog.format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute"

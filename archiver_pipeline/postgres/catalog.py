@@ -53,7 +53,7 @@ def inspect_table(connection: Connection, settings: TableSettings, *, with_warni
     name = table_name(settings)
     require_version(connection)
     relation = require_relation(connection, name)
-    _require_privileges(connection, name, relation)
+    require_privileges(connection, name, relation, _PRIVILEGES, temporary=True, to="run")
     attributes = _attributes(connection, relation)
     timestamp_type = _require_timestamp(name, attributes, settings)
     key = _require_key(connection, name, relation, attributes, settings)
@@ -201,24 +201,27 @@ def _similar_tables(connection: Connection, name: TableName) -> str:
     return f"tables with similar names: {found}" if found else "check schema and name; both are case-sensitive"
 
 
-def _require_privileges(connection: Connection, name: TableName, relation: Relation) -> None:
-    missing = [privilege for privilege in _PRIVILEGES if not has_privilege(connection, relation, privilege)]
-    (usage, temporary) = fetch_one(
+def require_privileges(
+    connection: Connection, name: TableName, relation: Relation, privileges: Sequence[str], *, temporary: bool, to: str
+) -> None:
+    """Raises PermissionDeniedError with the grants that this user lacks: on the table, on its schema and, for work with
+    `temporary` tables, on the database. `to` says what for, like "archive"."""
+    missing = [privilege for privilege in privileges if not has_privilege(connection, relation, privilege)]
+    user, usage, may_make_temporary = fetch_one(
         connection,
         sql.SQL(
-            "SELECT pg_catalog.has_schema_privilege(%s, 'USAGE'),"
+            "SELECT current_user, pg_catalog.has_schema_privilege(%s, 'USAGE'),"
             " pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')"
         ),
         (name.schema,),
     )
-    table, schema = quoted(name.schema, name.table), quoted(name.schema)
-    grants = [f"GRANT {', '.join(missing)} ON {table}"] if missing else []
-    grants += [] if usage else [f"GRANT USAGE ON SCHEMA {schema}"]
-    grants += [] if temporary else [f"GRANT TEMPORARY ON DATABASE {quoted(connection.info.dbname)}"]
+    grants = [f"GRANT {', '.join(missing)} ON {quoted(name.schema, name.table)}"] if missing else []
+    grants += [] if usage else [f"GRANT USAGE ON SCHEMA {quoted(name.schema)}"]
+    if temporary and not may_make_temporary:
+        grants.append(f"GRANT TEMPORARY ON DATABASE {quoted(connection.info.dbname)}")
     if grants:
-        (user,) = fetch_one(connection, sql.SQL("SELECT current_user"))
         raise PermissionDeniedError(
-            f"{name}: user {user} may not do everything an archive needs",
+            f"{name}: user {user} may not do everything that a {to} needs",
             hint="; ".join(f"{grant} TO {quoted(user)}" for grant in grants),
         )
 

@@ -1,5 +1,6 @@
 """Connections with pinned settings, and the one place that translates driver errors."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +48,7 @@ before the wait."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+_NO_CONNECT = re.compile(r'permission denied for database "([^"]+)"')
 _SQLSTATE_NETWORK = ("08", "57P01", "57P02", "57P03", "40001", "40P01")
 _SQLSTATE_REFUSED = ("23", "P0001")
 _SQLSTATE_LOCKED = ("55P03",)
@@ -173,18 +175,18 @@ def translated(error: psycopg.Error, source: SourceSettings) -> ArchiverError:
         # Such messages end with the value that does not fit.
         message = message.split(': "')[0]
     place = f"{source.host}:{source.port}/{source.dbname}"
-    return error_of_sqlstate(error.sqlstate, f"{place}: {message}")
+    return error_of_sqlstate(error.sqlstate, f"{place}: {message}", user=source.user)
 
 
-def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
+def error_of_sqlstate(sqlstate: str | None, text: str, *, user: str) -> ArchiverError:
     """The class of ours for an SQLSTATE; None means that the server never answered or the line was cut.
 
     Source of the codes: PostgreSQL documentation, appendix A.
     """
     if sqlstate is None:
-        return _error_without_answer(text)
+        return _not_connected(text, user)
     if sqlstate.startswith(_SQLSTATE_PERMISSION):
-        return PermissionDeniedError(text, hint="grant the privilege; `archiver check` lists what is needed")
+        return _not_permitted(text, user, "grant the privilege; `archiver check` lists what is needed")
     if sqlstate == _SQLSTATE_CANCELED:
         return SourceError(
             text, hint="was the statement too slow? an index that begins with the timestamp column helps"
@@ -195,16 +197,23 @@ def error_of_sqlstate(sqlstate: str | None, text: str) -> ArchiverError:
     return SourceError(f"{text} (SQLSTATE {sqlstate})")
 
 
-def _error_without_answer(text: str) -> ArchiverError:
+def _not_connected(text: str, user: str) -> ArchiverError:
     if any(words in text for words in _TLS_WORDS):
         return TlsError(text, hint=_TLS_HINT)
     if "permission denied" in text or "authentication failed" in text or "no password supplied" in text:
-        return PermissionDeniedError(text, hint="check user and password of this database")
+        return _not_permitted(text, user, "check user and password (password_env, password_from) of this database")
     if "too many clients" in text or "connection slots" in text:
         return ResourcesError(text, hint="lower connection_pool_size or raise max_connections")
     if "does not exist" in text:
         return SourceError(text, hint="check the name and the user of this database")
     return NetworkError(text, hint="check host, port and that the server is running")
+
+
+def _not_permitted(text: str, user: str, otherwise: str) -> PermissionDeniedError:
+    database = _NO_CONNECT.search(text)
+    return PermissionDeniedError(
+        text, hint=f'GRANT CONNECT ON DATABASE "{database[1]}" TO "{user}"' if database else otherwise
+    )
 
 
 def fetch_one(connection: Connection, query: sql.SQL | sql.Composed, parameters: Any = None) -> tuple[Any, ...]:

@@ -127,7 +127,9 @@ def adbc_errors(source: SourceSettings) -> Iterator[None]:
         yield
     except adbc_driver_manager.Error as error:
         place = f"{source.host}:{source.port}/{source.dbname}"
-        raise error_of_sqlstate(error.sqlstate or None, f"{place}: {_first_line(str(error))}") from None
+        raise error_of_sqlstate(
+            error.sqlstate or None, f"{place}: {_first_line(str(error))}", user=source.user
+        ) from None
 
 
 def _first_line(text: str) -> str:

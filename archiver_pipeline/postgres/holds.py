@@ -273,7 +273,7 @@ def _require_readable(connection: Connection, table: HoldTable, oid: int) -> Non
 
 
 def _lock_query(connection: Connection, table: HoldTable, oid: int) -> sql.Composed:
-    """What locks the table for this user. Raises PreflightError when nothing does."""
+    """What locks the table for this user. Raises PermissionDeniedError when nothing does."""
     if any(_has_privilege(connection, oid, privilege) for privilege in _locking_privileges(connection)):
         return sql.SQL("LOCK TABLE {} IN SHARE MODE").format(table.reference)
     if _may_call(connection, table):
@@ -281,7 +281,7 @@ def _lock_query(connection: Connection, table: HoldTable, oid: int) -> sql.Compo
     user = quoted(connection.info.user)
     maintain = f"GRANT MAINTAIN ON {table.reference.as_string()} TO {user};"
     function = f"{lock_statement(table)} GRANT EXECUTE ON FUNCTION {table.lock_function.as_string()}() TO {user};"
-    raise PreflightError(
+    raise PermissionDeniedError(
         f"user {connection.info.user} may not lock {table}, so a hold could be placed while a delete commits;"
         " nothing is deleted",
         hint=f"as the table's owner: {maintain if server_version(connection) >= _MAINTAIN_VERSION else function}",

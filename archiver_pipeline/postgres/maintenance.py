@@ -6,6 +6,7 @@ from archiver_pipeline.config.effective import SourceSettings
 from archiver_pipeline.config.enums import VacuumStrategy
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.errors import PermissionDeniedError
+from archiver_pipeline.postgres.catalog import quoted
 from archiver_pipeline.postgres.connection import Connection, connect, fetch_one, source_errors
 from archiver_pipeline.postgres.eligible import table_reference
 
@@ -43,6 +44,8 @@ def vacuum_table(source: SourceSettings, name: TableName, strategy: VacuumStrate
         connection.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
         connection.execute(sql.SQL(_COMMANDS[strategy]).format(table_reference(name)))
     if any(("only " in warning and "vacuum" in warning) or "permission denied" in warning for warning in warnings):
+        hint = f"from PostgreSQL 17: GRANT MAINTAIN ON {quoted(name.schema, name.table)} TO {quoted(source.user)}"
         raise PermissionDeniedError(
-            f"{name}: PostgreSQL skipped the VACUUM", hint="only the owner may, or a role with MAINTAIN"
+            f"{name}: PostgreSQL skipped the VACUUM, which only the owner may do; autovacuum does it in its time",
+            hint=hint,
         )

@@ -2,6 +2,8 @@
 
 from psycopg import sql
 
+from archiver_pipeline.errors import PermissionDeniedError
+from archiver_pipeline.postgres.catalog import quoted
 from archiver_pipeline.postgres.connection import Connection, fetch_one
 from archiver_pipeline.postgres.eligible import table_reference
 from archiver_pipeline.postgres.target import TargetShape
@@ -24,6 +26,7 @@ def _advance(connection: Connection, shape: TargetShape, column: str) -> bool:
     )
     if sequence is None:
         return False
+    _require_privileges(connection, sequence)
     # The name comes from the server, qualified and quoted.
     (moved,) = fetch_one(
         connection,
@@ -37,3 +40,20 @@ def _advance(connection: Connection, shape: TargetShape, column: str) -> bool:
         ).format(sequence=sql.SQL(sequence), column=sql.Identifier(column), table=table, literal=sql.Literal(sequence)),
     )
     return bool(moved)
+
+
+def _require_privileges(connection: Connection, sequence: str) -> None:
+    """Raises PermissionDeniedError with the grant that lacks; the sequence's name is qualified and quoted."""
+    user, may_read, may_set = fetch_one(
+        connection,
+        sql.SQL(
+            "SELECT current_user, pg_catalog.has_sequence_privilege(%(name)s, 'SELECT'),"
+            " pg_catalog.has_sequence_privilege(%(name)s, 'UPDATE')"
+        ),
+        {"name": sequence},
+    )
+    if not (may_read and may_set):
+        raise PermissionDeniedError(
+            f"user {user} may not read and set the sequence {sequence}",
+            hint=f"GRANT SELECT, UPDATE ON SEQUENCE {sequence} TO {quoted(user)}",
+        )

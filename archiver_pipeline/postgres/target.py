@@ -7,12 +7,11 @@ from psycopg import sql
 
 from archiver_pipeline.domain.restore import ConflictStrategy
 from archiver_pipeline.domain.table import TableName
-from archiver_pipeline.errors import PermissionDeniedError, PreflightError
+from archiver_pipeline.errors import PreflightError
 from archiver_pipeline.postgres.catalog import (
     Relation,
-    has_privilege,
-    quoted,
     refuse_row_security,
+    require_privileges,
     require_relation,
     require_version,
     unique_indexes,
@@ -75,7 +74,8 @@ def inspect_target(connection: Connection, name: TableName, conflict: ConflictSt
     """
     require_version(connection)
     relation = require_relation(connection, name)
-    _require_privileges(connection, name, relation, conflict)
+    needed = ("SELECT", "INSERT", "UPDATE") if conflict.updates else ("SELECT", "INSERT")
+    require_privileges(connection, name, relation, needed, temporary=True, to="restore")
     refuse_row_security(connection, name, relation)
     _refuse_rules(connection, name, relation)
     columns = _columns(connection, relation)
@@ -87,31 +87,6 @@ def inspect_target(connection: Connection, name: TableName, conflict: ConflictSt
         changes_rows=generated or _has_row_triggers(connection, relation),
         owned_sequences=_owned_sequences(connection, relation),
     )
-
-
-def _require_privileges(
-    connection: Connection, name: TableName, relation: Relation, conflict: ConflictStrategy
-) -> None:
-    needed = ["SELECT", "INSERT"]
-    if conflict.updates:
-        needed.append("UPDATE")
-    missing = [privilege for privilege in needed if not has_privilege(connection, relation, privilege)]
-    user, usage, temporary = fetch_one(
-        connection,
-        sql.SQL(
-            "SELECT current_user, pg_catalog.has_schema_privilege(%s, 'USAGE'),"
-            " pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')"
-        ),
-        (name.schema,),
-    )
-    grants = [f"GRANT {', '.join(missing)} ON {quoted(name.schema, name.table)}"] if missing else []
-    grants += [] if usage else [f"GRANT USAGE ON SCHEMA {quoted(name.schema)}"]
-    grants += [] if temporary else [f"GRANT TEMPORARY ON DATABASE {quoted(connection.info.dbname)}"]
-    if grants:
-        raise PermissionDeniedError(
-            f"{name}: user {user} may not do everything a restore needs",
-            hint="; ".join(f"{grant} TO {quoted(user)}" for grant in grants),
-        )
 
 
 def _refuse_rules(connection: Connection, name: TableName, relation: Relation) -> None:

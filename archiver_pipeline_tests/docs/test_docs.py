@@ -23,7 +23,20 @@ OWN_FOLDERS = r"(?:archiver_pipeline|archiver_pipeline_tests|benchmarks|deploy|d
 # First words that `sh` blocks may begin a line with. The first three are checked below; the others need servers, a
 # network or time, and are taken as they are.
 CHECKED_COMMANDS = {"archiver", "make", "dagster"}
-OTHER_COMMANDS = {"git", "cd", "cp", "export", "pip", "python3", "aws", "sudo", "docker", "journalctl", "systemctl"}
+OTHER_COMMANDS = {
+    "git",
+    "cd",
+    "cp",
+    "export",
+    "pip",
+    "python3",
+    "aws",
+    "sudo",
+    "docker",
+    "journalctl",
+    "psql",
+    "systemctl",
+}
 # Whole lines that are run as they stand, from the root of the repository.
 RUN_AS_SHOWN = {"archiver --help", "make", "make help"}
 DOCUMENTS = (
@@ -41,6 +54,7 @@ DOCUMENTS = (
 # Where words in code font may come from that look like keys of the configuration: Dagster's settings, our metadata and
 # what /health says.
 OTHER_SOURCES = (
+    "deploy/postgres/roles.sql",
     "dagster.yaml",
     "archiver_pipeline/orchestration/metadata.py",
     "archiver_pipeline/orchestration/ops.py",

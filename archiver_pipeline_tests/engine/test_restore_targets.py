@@ -202,7 +202,7 @@ def test_a_sequence_that_may_not_be_moved_is_told(archiving, restoring, role):
     archiving.database.execute(f"GRANT SELECT, INSERT ON audit_logs TO {role}")
     report = account_report(restoring.restore(user=role))
     assert rows_of(archiving.database, "SELECT * FROM public.audit_logs") == before
-    assert any("sequence" in warning and "permission denied" in warning for warning in report.warnings)
+    assert any("GRANT SELECT, UPDATE ON SEQUENCE" in warning for warning in report.warnings)
 
 
 @pytest.mark.parametrize("data_format", ["jsonl.gz", "parquet"])
