@@ -60,7 +60,8 @@ def list_archives(
     """List what the store holds of a table: windows, objects, rows, bytes, and the state of each batch.
 
     receipted: archived and proved; pending: interrupted, the next run settles it; superseded: void, its rows were
-    taken by another batch; orphaned: never finished, its rows are still in the table.
+    taken by another batch; orphaned: never finished, its rows are still in the table; expiring: its own retention is
+    over, its removal is not finished; expired: removed, only its receipts are left, and totals leave it out.
 
     cold: must be retrieved before it can be read; protected: a restore brought rows of this window back, and they are
     not archived again until then. Only the store is asked, no database.
@@ -117,8 +118,8 @@ def _listed(
         found = find_archives(store, settings, dates, state, datetime.now(UTC))
     if quick:
         return _Listed(settings, found)
-    receipted = sum(batch.stored.state is BatchState.receipted for batch in found)
-    with _drawing(settings.qualified_name, receipted) as advance:
+    receipts = sum(batch.stored.has_receipt for batch in found)
+    with _drawing(settings.qualified_name, receipts) as advance:
         cache = DocumentCache.of(loaded.store, user_cache_path("archiver_pipeline"))
         return _Listed(settings, read_receipts(store, found, READERS, advance, cache=cache))
 
@@ -144,7 +145,7 @@ def _as_dict(listed: _Listed) -> dict[str, object]:
         "database": listed.settings.database,
         "schema": listed.settings.schema,
         "table": listed.settings.table,
-        "totals": asdict(_figures(listed.batches)),
+        "totals": asdict(_figures(_there(listed.batches))),
         "batches": [_batch_as_dict(batch) for batch in listed.batches],
     }
 
@@ -161,6 +162,11 @@ def _batch_as_dict(batch: ArchivedBatch) -> dict[str, object]:
         **asdict(_figures([batch])),
         "receipt": asdict(batch.receipt) if batch.receipt else None,
     }
+
+
+def _there(batches: Sequence[ArchivedBatch]) -> list[ArchivedBatch]:
+    """Without what is gone for good: rows of an expired batch are in no archive."""
+    return [batch for batch in batches if batch.stored.state is not BatchState.expired]
 
 
 def _figures(batches: Sequence[ArchivedBatch]) -> _Figures:
@@ -210,7 +216,7 @@ def _print_windows(listed: _Listed) -> None:
         notes = [_notes(group[0])] if has_notes else []
         table.add_row(group[0].stored.window_key, group[0].stored.state.value, *cells, *notes)
     table.add_section()
-    table.add_row("all", "", *_cells(listed.batches, is_wide=is_wide))
+    table.add_row("all", "", *_cells(_there(listed.batches), is_wide=is_wide))
     output.print(table)
 
 
@@ -252,7 +258,9 @@ def _cells(batches: Sequence[ArchivedBatch], *, is_wide: bool) -> tuple[str, ...
 
 def _notes(batch: ArchivedBatch) -> str:
     notes = []
-    if batch.stored.data_key is None:
+    if batch.stored.state is BatchState.expired:
+        notes.append(f"expired {batch.stored.modified_at:%Y-%m-%d}")
+    elif batch.stored.data_key is None:
         notes.append("object missing")
     if batch.stored.is_cold:
         notes.append("cold")

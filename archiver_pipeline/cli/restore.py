@@ -226,6 +226,9 @@ def _print_preview(preview: RestorePreview, *, as_json: bool) -> None:
         warn(line)
     _print_selection(selection)
     _print_remembered(selection.remembered)
+    if selection.expired:
+        since = f"{selection.expired_since:%Y-%m-%d %H:%M} UTC"
+        output.print(f"{selection.expired:,} archives are expired, the first since {since}.", markup=False)
     if selection.pending:
         output.print(f"{selection.pending:,} pending batches are not taken: `archiver run` settles them.", markup=False)
     if refused:
@@ -268,6 +271,7 @@ def _preview_as_dict(preview: RestorePreview) -> dict[str, object]:
         "waiting": [archive.data_key for archive in selection.waiting],
         "retrievals_to_start": selection.started,
         "pending": selection.pending,
+        "expired": selection.expired,
         "ready_at": selection.ready_at,
         "retrieval_dollars": selection.retrieval_dollars,
         "restored_before": selection.remembered,

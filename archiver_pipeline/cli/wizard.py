@@ -23,6 +23,7 @@ from archiver_pipeline.config.draft import Draft, DraftDatabase, DraftStore, Dra
 from archiver_pipeline.config.effective import SourceSettings, TableSettings
 from archiver_pipeline.config.enums import StorageClass, WindowSize
 from archiver_pipeline.config.loading import DEFAULT_NAME, LoadedConfig, load_config
+from archiver_pipeline.domain.retention import RETENTION_FLOOR_DAYS
 from archiver_pipeline.domain.suggestion import DEFAULT_RETENTION_DAYS, FoundTable, TimeColumn
 from archiver_pipeline.engine.discovery import Candidate, Discovery, discover
 from archiver_pipeline.engine.preflight import Finding, Level, preflight, probe_configured_store
@@ -127,7 +128,12 @@ def wizard(
     ] = None,
     retention_days: Annotated[
         int,
-        typer.Option("--retention-days", min=1, max=_MOST_RETENTION_DAYS, help="Rows older than this are archived."),
+        typer.Option(
+            "--retention-days",
+            min=RETENTION_FLOOR_DAYS,
+            max=_MOST_RETENTION_DAYS,
+            help="Rows older than this are archived.",
+        ),
     ] = DEFAULT_RETENTION_DAYS,
     table: Annotated[
         list[str] | None,
@@ -186,7 +192,8 @@ def wizard(
     _reach_store(known, is_class_given=storage_class is not None)
     if is_asking:
         question = "Days that rows stay in the database"
-        known.retention_days = ask_number(question, retention_days, least=1, most=_MOST_RETENTION_DAYS)
+        least, most = RETENTION_FLOOR_DAYS, _MOST_RETENTION_DAYS
+        known.retention_days = ask_number(question, retention_days, least=least, most=most)
     discovery = _discovery(known)
     if is_asking:
         _print_discovery(discovery, known)

@@ -1,4 +1,4 @@
-"""Manifests, receipts, superseded marks, protections, watermarks and checkpoints as JSON.
+"""Manifests, receipts, marks, documents of expiry, protections, watermarks and checkpoints as JSON.
 
 Unknown fields, missing fields, wrong types and unknown format versions are refused: nothing is guessed about a
 document that decides whether rows may be deleted.
@@ -12,12 +12,31 @@ from pydantic import ValidationError
 from archiver_pipeline.codec.adapters import adapter_of
 from archiver_pipeline.codec.hashing import sha256_hex
 from archiver_pipeline.domain.fallback import StaleMark
-from archiver_pipeline.domain.manifest import FORMAT_VERSION, KeptDocument, Manifest, Receipt, Superseded
+from archiver_pipeline.domain.manifest import (
+    FORMAT_VERSION,
+    Expired,
+    ExpiryIntent,
+    KeptDocument,
+    Manifest,
+    Receipt,
+    Superseded,
+)
 from archiver_pipeline.domain.protection import Protection, moment_of
 from archiver_pipeline.domain.watermark import WatermarkDocument
 from archiver_pipeline.errors import ManifestError
 
-Document = TypeVar("Document", Manifest, Receipt, Superseded, Protection, WatermarkDocument, KeptDocument, StaleMark)
+Document = TypeVar(
+    "Document",
+    Manifest,
+    Receipt,
+    Superseded,
+    ExpiryIntent,
+    Expired,
+    Protection,
+    WatermarkDocument,
+    KeptDocument,
+    StaleMark,
+)
 _MEND_WATERMARK = "mend the object, or remove it: then the next restore takes every archive again"
 _READABLE = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
@@ -45,8 +64,8 @@ def decode_kept(data: bytes, *, key: str) -> KeptDocument:
     return document
 
 
-def encode_mark(document: Receipt | Superseded | Protection | StaleMark) -> bytes:
-    """A receipt, superseded mark, protection or stale mark as indented JSON."""
+def encode_mark(document: Receipt | Superseded | ExpiryIntent | Expired | Protection | StaleMark) -> bytes:
+    """A receipt, mark, document of expiry or protection as indented JSON."""
     return orjson.dumps(document, option=_READABLE)
 
 

@@ -41,6 +41,7 @@ from archiver_pipeline.config.safekeeping import (
     tls_reason,
 )
 from archiver_pipeline.config.scalars import path_segment
+from archiver_pipeline.domain.retention import RETENTION_FLOOR_DAYS
 from archiver_pipeline.errors import ConfigProblem
 
 MAX_GZIP_LEVEL = 9
@@ -125,6 +126,7 @@ def cross_problems(document: Document, environ: Mapping[str, str]) -> Iterator[C
     yield from _database_names(readable)
     yield from _table_names(readable)
     yield from _retention(readable)
+    yield from _classifications(readable)
     yield from _compression(readable)
     yield from _encryption(readable)
     yield from _object_lock(readable)
@@ -238,26 +240,75 @@ def _retention(readable: Readable) -> Iterator[ConfigProblem]:
         place = (*written.location, "retention_days")
         if days is not None:
             yield from _retention_bounds(readable, written, days)
+            yield from _archive_retention(readable, written, days)
         elif not any("retention_days" in level.keys for level in written.levels):
             hint = "write it here, at the database or under defaults"
             yield readable.document.problem(place, "required, but not written at any level", hint)
 
 
 def _retention_bounds(readable: Readable, written: WrittenTable, days: int) -> Iterator[ConfigProblem]:
-    policy = readable.compliance.retention_policy
-    if not policy.enabled:
-        return
-    rules = rules_of(readable.compliance, written.table)
-    low = rules.min_retention_days or policy.min_retention_days
-    high = rules.max_retention_days or policy.max_retention_days
+    """Bounds of the policy, and the floor, which holds also where the policy is disabled."""
+    low, high = _bounds(readable, written.table)
     origin = readable.document.problem(written.place_of("retention_days"), "").path
     place = (*written.location, "retention_days")
-    if low is not None and days < low:
+    has_reason = written.effective("retention_floor_override") is not None
+    if low is not None and days < low and (low >= RETENTION_FLOOR_DAYS or has_reason):
         message = f"{days} days (from {origin}) is less than the policy's minimum of {low}"
         yield readable.document.problem(place, message)
+    elif days < RETENTION_FLOOR_DAYS and not (has_reason or _is_override_unreadable(written)):
+        message = f"{days} days (from {origin}) is below the floor of {RETENTION_FLOOR_DAYS}"
+        hint = 'if it is meant, write retention_floor_override: "why" beside it; it is recorded at every run'
+        yield readable.document.problem(place, message, hint)
     if high is not None and days > high:
         message = f"{days} days (from {origin}) is more than the policy's maximum of {high}"
         yield readable.document.problem(place, message)
+
+
+def _bounds(readable: Readable, table: Table) -> tuple[int | None, int | None]:
+    policy = readable.compliance.retention_policy
+    if not policy.enabled:
+        return None, None
+    rules = rules_of(readable.compliance, table)
+    return (
+        rules.min_retention_days or policy.min_retention_days,
+        rules.max_retention_days or policy.max_retention_days,
+    )
+
+
+def _is_override_unreadable(written: WrittenTable) -> bool:
+    """Written somewhere, and wrong: that has a problem of its own."""
+    return any("retention_floor_override" in level.keys for level in written.levels)
+
+
+def _archive_retention(readable: Readable, written: WrittenTable, days: int) -> Iterator[ConfigProblem]:
+    """An archive must not be gone before its rows may leave the table, nor before the policy lets it go."""
+    archive_days = written.effective("archive_retention_days")
+    if archive_days is None:
+        return
+    policy = readable.compliance.retention_policy
+    rules = rules_of(readable.compliance, written.table)
+    low = (rules.min_archive_retention_days or policy.min_archive_retention_days) if policy.enabled else None
+    origin = readable.document.problem(written.place_of("archive_retention_days"), "").path
+    place = (*written.location, "archive_retention_days")
+    if archive_days <= days:
+        message = f"{archive_days} days (from {origin}) is not more than retention_days, {days}"
+        yield readable.document.problem(place, message, "both count from the time of a row")
+    elif low is not None and archive_days < low:
+        message = f"{archive_days} days (from {origin}) is less than the policy's minimum of {low}"
+        yield readable.document.problem(place, message)
+
+
+def _classifications(readable: Readable) -> Iterator[ConfigProblem]:
+    """A misspelt classification would take the table out of its rules. Where none is declared, it is only a word."""
+    known = readable.compliance.data_classifications
+    if not known:
+        return
+    for written in readable.tables:
+        name = written.table.classification
+        if name and name not in known:
+            hint = did_you_mean(name, known) or f"declared: {', '.join(sorted(known)[:20])}"
+            place = (*written.location, "classification")
+            yield readable.document.problem(place, "not among compliance.data_classifications", hint)
 
 
 def _compression(readable: Readable) -> Iterator[ConfigProblem]:

@@ -38,6 +38,7 @@ from archiver_pipeline.config.models import (
     Table,
 )
 from archiver_pipeline.config.safekeeping import SYSTEM_CERTIFICATES, encryption_reason, lock_days, tls_reason
+from archiver_pipeline.domain.retention import FloorOverride, floor_override
 from archiver_pipeline.secret_sources.reference import parse_reference
 from archiver_pipeline.secret_sources.secret import ReferencedSecret
 
@@ -48,7 +49,8 @@ DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 class TableSettings:
     """Everything the engine needs for one table. `database` is the id in keys, `dbname` PostgreSQL's name;
     None means: primary_key discover, compression_level the format's fast one, workers the number of CPUs,
-    staging_dir the engine decides; statement_timeout_seconds 0 is none."""
+    staging_dir the engine decides, archive_retention_days archives are kept for ever; statement_timeout_seconds 0 is
+    none."""
 
     database: str
     dbname: str
@@ -84,6 +86,13 @@ class TableSettings:
     """Days for which an archive is locked; None is no lock."""
     lock_from_last_row: bool = False
     """Whether they count from the archive's last row, as those of its expiry do, and not from when it is made."""
+    retention_floor_override: str | None = None
+    archive_retention_days: int | None = None
+
+    @property
+    def below_floor(self) -> FloorOverride | None:
+        """The override that lets this table's rows leave before the floor; None when none is needed."""
+        return floor_override(self.retention_days, self.retention_floor_override)
 
     @property
     def qualified_name(self) -> str:

@@ -23,6 +23,7 @@ from archiver_pipeline.config.enums import Encryption, HoldSource
 from archiver_pipeline.config.models import ArchiverConfig, Notifications, Section
 from archiver_pipeline.config.notifications import NotificationSettings, notification_settings
 from archiver_pipeline.config.problems import did_you_mean, validation_problems
+from archiver_pipeline.domain.holds import shown
 from archiver_pipeline.errors import ConfigError, ConfigProblem
 
 CONFIG_VARIABLE = "ARCHIVER_CONFIG"
@@ -92,6 +93,7 @@ def parse_config(content: bytes, path: Path, environ: Mapping[str, str]) -> Load
     """A file's text as `load_config` takes it; `path` is where it lies or will lie. Raises ConfigError."""
     config = _checked(read_document(content, environ), environ)
     notifications = notification_settings(config, environ, path.parent)
+    databases = database_settings(config, environ, path.parent)
     return LoadedConfig(
         path=path,
         config=config,
@@ -101,8 +103,9 @@ def parse_config(content: bytes, path: Path, environ: Mapping[str, str]) -> Load
             *_nested_paths(config),
             *(f"{key}: {reason}; no alert goes there" for key, reason in notifications.unready),
             *_hold_doubts(config),
+            *_floor_overrides(databases),
         ),
-        databases=database_settings(config, environ, path.parent),
+        databases=databases,
         store=store_settings(config.s3, environ, path.parent),
         notifications=notifications,
     )
@@ -195,16 +198,18 @@ def _instead(section: Section, key: str) -> str | None:
 
 
 def _policy_doubts(config: ArchiverConfig) -> Iterator[str]:
-    known = config.compliance.data_classifications
     for i, database in enumerate(config.databases):
         for j, table in enumerate(database.tables):
             place = f"databases[{i}].tables[{j}]"
-            if known and table.classification and table.classification not in known:
-                near = did_you_mean(table.classification, known)
-                text = f"{place}.classification: not among compliance.data_classifications"
-                yield f"{text} — {near}" if near else text
             if table.critical and config.s3.encryption == Encryption.NONE:
                 yield f"{place}.critical: a critical table, but s3.encryption is none"
+
+
+def _floor_overrides(databases: tuple[DatabaseSettings, ...]) -> Iterator[str]:
+    for i, database in enumerate(databases):
+        for j, table in enumerate(database.tables):
+            if table.below_floor:
+                yield f"databases[{i}].tables[{j}]: {shown(str(table.below_floor))}"
 
 
 def _hold_doubts(config: ArchiverConfig) -> Iterator[str]:

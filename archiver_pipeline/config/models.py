@@ -47,12 +47,14 @@ from archiver_pipeline.config.scalars import (
     MailAddresses,
     Port,
     Prefix,
+    Reason,
     SecretFrom,
     Text,
     Version,
     WebUrl,
 )
 from archiver_pipeline.config.substitution import Substituted
+from archiver_pipeline.domain.retention import RETENTION_FLOOR_DAYS
 
 
 class Section(BaseModel):
@@ -88,6 +90,12 @@ class InheritedSettings(Section):
     """Keys valid under `defaults`, under a database and under a table: the innermost one written wins."""
 
     retention_days: Days | None = Field(None, description="Rows older than this many days are eligible.")
+    retention_floor_override: Reason | None = Field(
+        None, description=f"Why retention_days may be below {RETENTION_FLOOR_DAYS}, in words."
+    )
+    archive_retention_days: Days | None = Field(
+        None, description="Days from its last row after which an archive may expire. Default: it is kept for ever."
+    )
     restore_protection_days: Annotated[Int, Field(ge=0, le=36_500)] | None = Field(
         None, description="Days for which restored rows are not archived again, 0 for none. Default 30."
     )
@@ -137,6 +145,8 @@ INHERITED = tuple(InheritedSettings.model_fields)
 BUILT_IN_DEFAULTS = MappingProxyType(
     {
         "retention_days": None,
+        "retention_floor_override": None,
+        "archive_retention_days": None,
         "restore_protection_days": 30,
         "batch_size": 10_000,
         "sleep_between_batches": 2.0,
@@ -354,11 +364,12 @@ class LegalHolds(Section):
 
 
 class RetentionPolicy(Section):
-    """Bounds that every table's retention_days must respect."""
+    """Bounds that every table's retention_days and archive_retention_days must respect."""
 
     enabled: bool = Field(True, description="Refuse tables outside the bounds.")
     min_retention_days: Days | None = Field(None, description="Least retention_days allowed.")
     max_retention_days: Days | None = Field(None, description="Most retention_days allowed.")
+    min_archive_retention_days: Days | None = Field(None, description="Least archive_retention_days allowed.")
 
 
 class DataClassification(Section):
@@ -366,6 +377,7 @@ class DataClassification(Section):
 
     min_retention_days: Days | None = Field(None, description="Least retention_days allowed.")
     max_retention_days: Days | None = Field(None, description="Most retention_days allowed.")
+    min_archive_retention_days: Days | None = Field(None, description="Least archive_retention_days allowed.")
     require_encryption: bool = Field(
         False, description="Refuse s3.encryption none, and objects that the store does not say it encrypted so."
     )

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from archiver_pipeline.config.enums import Encryption
+from archiver_pipeline.domain.retention import LEAST_REASON_CHARACTERS
 from archiver_pipeline.secret_sources.reference import parse_reference
 
 # PostgreSQL cuts longer names off without a word, and the name in the file would then match nothing.
@@ -52,6 +53,14 @@ def _byte_size(value: Any) -> Any:
     if not match or match[2].upper() not in _UNITS:
         raise ValueError("must be a number of bytes, or a size like 512MB or 2GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _reason(value: str) -> str:
+    """Words, not a mark to get past the question."""
+    said = " ".join(value.split())
+    if len(said) < LEAST_REASON_CHARACTERS:
+        raise ValueError(f"must say why, in at least {LEAST_REASON_CHARACTERS} characters")
+    return said
 
 
 def _encryption(value: Any) -> Any:
@@ -160,6 +169,7 @@ EncryptionName = Annotated[Encryption, BeforeValidator(_encryption, json_schema_
 Version = Annotated[str, BeforeValidator(_version, json_schema_input_type=str | float)]
 CalendarDay = Annotated[date, BeforeValidator(_calendar_day, json_schema_input_type=date)]
 Text = Annotated[str, Field(min_length=1)]
+Reason = Annotated[str, AfterValidator(_reason)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=MAX_IDENTIFIER_BYTES)]
 ColumnNames = Annotated[

@@ -16,6 +16,8 @@ MANIFEST_SUFFIX = ".manifest.json"
 RECEIPT_SUFFIX = ".receipt.json"
 _PARTS_BELOW_TABLE = 4
 SUPERSEDED_SUFFIX = ".superseded.json"
+EXPIRY_SUFFIX = ".expiry.json"
+EXPIRED_SUFFIX = ".expired.json"
 PROTECTION_SUFFIX = ".json"
 WATERMARK_FILE = ".restore_watermark.json"
 AUDIT_FOLDER = "_audit"
@@ -37,6 +39,8 @@ class BatchState(StrEnum):
     pending = "pending"
     superseded = "superseded"
     orphaned = "orphaned"
+    expiring = "expiring"
+    expired = "expired"
 
 
 COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
@@ -76,6 +80,8 @@ class StoredBatch:
     storage_class: str
     modified_at: datetime
     receipt_etag: str = ""
+    has_expiry: bool = False
+    has_expired: bool = False
 
     @property
     def is_cold(self) -> bool:
@@ -84,14 +90,24 @@ class StoredBatch:
 
     @property
     def state(self) -> BatchState:
-        """A receipt outranks everything: it says that rows are gone, so the object is their only copy."""
+        """A receipt outranks everything: it says that rows are gone, so the object is their only copy. Only a batch
+        with a receipt can expire: then the receipt is what is left of it."""
+        if self.has_receipt and self.has_expired:
+            return BatchState.expired
         if self.has_receipt:
-            return BatchState.receipted
+            return BatchState.expiring if self.has_expiry else BatchState.receipted
         if self.has_superseded:
             return BatchState.superseded
         if self.has_manifest:
             return BatchState.pending
         return BatchState.orphaned
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether rows are to be had back from it. One that is to expire, and is still whole, may stay for long: a hold
+        or the store's own lock can be in the way."""
+        is_left = self.state is BatchState.expiring and self.data_key is not None and self.has_manifest
+        return self.state is BatchState.receipted or is_left
 
 
 def table_prefix(prefix: str, name: TableName) -> str:
@@ -184,7 +200,7 @@ def table_of_key(prefix: str, key: str) -> TableName:
 
 
 def batch_stem_of(key: str) -> str:
-    """The stem of the key of any object of a batch: data, manifest, receipt or mark. Raises ValueError for others."""
+    """The stem of the key of any object of a batch: data or one of its documents. Raises ValueError for others."""
     match = _FILE.match(key)
     if match is None:
         raise ValueError(f"{key!r} is not the key of a batch's object")
@@ -199,7 +215,8 @@ def key_part(name: str) -> str:
 
 _FILE = re.compile(
     r"^(?P<stem>.+_(?P<window>\d{4}-\d{2}-\d{2}(?:T\d{2})?)_(?P<batch>[0-9a-f]{16,64}))"
-    r"\.(?P<kind>jsonl\.gz|parquet|manifest\.json|receipt\.json|superseded\.json)$"
+    r"\.(?P<kind>jsonl\.gz|parquet|manifest\.json|receipt\.json|superseded\.json"
+    r"|expiry\.json|expired\.json)$"
 )
 
 
@@ -243,4 +260,6 @@ def _stored_batch(stem: str, window: str, batch_id: str, kinds: dict[str, Stored
         storage_class=data.storage_class if data else "",
         modified_at=max(listed.modified_at for listed in kinds.values()),
         receipt_etag=kinds["receipt.json"].etag if "receipt.json" in kinds else "",
+        has_expiry="expiry.json" in kinds,
+        has_expired="expired.json" in kinds,
     )

@@ -1,4 +1,5 @@
-"""The documents that stand beside a data object: manifest (intent), receipt (proof), superseded (void).
+"""The documents that stand beside a data object: manifest (intent), receipt (proof), superseded (void); and those that
+follow when its own retention is over: expiry (intent), expired (receipt).
 
 And one that stands beside an object on the local disk, before it has any of these.
 """
@@ -93,6 +94,46 @@ class Superseded:
     settled_by: str
     run_id: str
     settled_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryIntent:
+    """Intent to remove a batch's data object and manifest, written before either is.
+
+    `receipt_sha256` is of the receipt as it is stored; all else of the batch is in the receipt, which stays.
+    `archive_retention_days` is the rule, `reason` its words for this batch. `requested_by` is an account and a machine.
+    Times are UTC, ISO 8601, by the source's clock.
+    """
+
+    format_version: int
+    batch_id: str
+    data_key: str
+    receipt_sha256: str
+    archive_retention_days: int
+    reason: str
+    requested_by: str
+    run_id: str
+    intended_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Receipt of expiry: when it was written, the store had no version of the data object and the manifest any more.
+
+    `expiry_sha256` is of the intent as it is stored. `removed_versions` counts what the last try removed, delete
+    markers included: 0 or less than there were when earlier tries were interrupted.
+    """
+
+    format_version: int
+    batch_id: str
+    data_key: str
+    receipt_sha256: str
+    expiry_sha256: str
+    rows: int
+    object_bytes: int
+    removed_versions: int
+    run_id: str
+    expired_at: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,24 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from typing import TypeAlias
 
 from archiver_pipeline.domain.batch import Outcome
-from archiver_pipeline.domain.layout import BatchState, DataFormat, StoredBatch, data_key, key_part, table_prefix
-from archiver_pipeline.domain.manifest import Manifest, Receipt, Superseded
+from archiver_pipeline.domain.layout import (
+    EXPIRY_SUFFIX,
+    RECEIPT_SUFFIX,
+    BatchState,
+    DataFormat,
+    StoredBatch,
+    data_key,
+    key_part,
+    table_prefix,
+)
+from archiver_pipeline.domain.manifest import Expired, ExpiryIntent, Manifest, Receipt, Superseded
 from archiver_pipeline.domain.table import TableName
 
 MOST_BUCKETS = 30
@@ -19,6 +29,8 @@ UNFINISHED_GRACE = timedelta(days=1)
 LONGEST_WINDOW = timedelta(days=31)
 
 _ISO_DATE = len("2026-01-31")
+Sha256: TypeAlias = Mapping[str, str]
+"""SHA-256 of documents, hexadecimal, by suffix of their keys."""
 
 
 class FindingKind(StrEnum):
@@ -44,6 +56,8 @@ class FindingKind(StrEnum):
     """An archive whose lock is missing or shorter than the configuration says."""
     orphaned = "orphaned"
     """An object that no manifest knows."""
+    expiring = "expiring"
+    """An intent to expire that was not carried out."""
     fallback = "fallback"
     """A file in the local fallback folder that no run has uploaded."""
     superseded = "superseded"
@@ -105,7 +119,8 @@ class ValidationRequest:
 class ValidationReport:
     """What the validation of one table saw.
 
-    `batches` counts per state, `rows` and `object_bytes` are those of all receipted batches by their documents;
+    `batches` counts per state, `rows` and `object_bytes` are those of all archives by their documents, without expired
+    ones;
     `read_*` are what was read back and proved. `readable_objects` could have been read, had the share been all of them.
     `audited_rows` were looked for in the table; None when the table was not asked. `repairs` says in words what
     `--repair` did.
@@ -131,8 +146,9 @@ class ValidationReport:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no archive was found, so that there was nothing to be valid."""
-        return self.batches.get(BatchState.receipted.value, 0) == 0
+        """Whether no archive was found, not even an expired one, so that there was nothing to be valid."""
+        found = (BatchState.receipted, BatchState.expiring, BatchState.expired)
+        return not any(self.batches.get(state.value, 0) for state in found)
 
     @property
     def is_clean(self) -> bool:
@@ -220,6 +236,28 @@ def contradictions_of_mark(mark: Superseded, stored: StoredBatch, manifest_sha25
     if manifest_sha256 is not None:
         own["manifest_sha256"] = manifest_sha256
     yield from _differences("the superseded mark", mark, own)
+
+
+def contradictions_of_expiry(
+    intent: ExpiryIntent | None, expired: Expired | None, stored: StoredBatch, receipt: Receipt | None, sha256: Sha256
+) -> Iterator[str]:
+    """How the documents of an expiry differ from each other, from their key and from the receipt. `sha256` is of the
+    documents as they are stored, by suffix."""
+    if not stored.has_receipt:
+        yield "it is said to expire, and has no receipt"
+    if stored.has_expired and not stored.has_expiry:
+        yield "it is expired, and nobody said before that it should be"
+    if stored.has_expired and (stored.data_key or stored.has_manifest):
+        yield f"it is expired, and its {'data object' if stored.data_key else 'manifest'} is there"
+    own: dict[str, object] = {"batch_id": stored.batch_id}
+    own |= {"data_key": receipt.data_key} if receipt else {}
+    own |= {"receipt_sha256": sha256[RECEIPT_SUFFIX]} if RECEIPT_SUFFIX in sha256 else {}
+    if intent is not None:
+        yield from _differences("the intent to expire", intent, own)
+    own |= {"expiry_sha256": sha256[EXPIRY_SUFFIX]} if EXPIRY_SUFFIX in sha256 else {}
+    own |= {"rows": receipt.rows, "object_bytes": receipt.object_bytes} if receipt else {}
+    if expired is not None:
+        yield from _differences("the receipt of expiry", expired, own)
 
 
 def _data_key_by(manifest: Manifest, stored: StoredBatch) -> str:

@@ -11,6 +11,8 @@ import pyarrow as pa
 from archiver_pipeline.codec.documents import decode_document
 from archiver_pipeline.codec.hashing import sha256_hex
 from archiver_pipeline.domain.layout import (
+    EXPIRED_SUFFIX,
+    EXPIRY_SUFFIX,
     MANIFEST_SUFFIX,
     RECEIPT_SUFFIX,
     SUPERSEDED_SUFFIX,
@@ -18,13 +20,14 @@ from archiver_pipeline.domain.layout import (
     StoredBatch,
     group_batches,
 )
-from archiver_pipeline.domain.manifest import Manifest, ManifestColumn, Receipt, Superseded
+from archiver_pipeline.domain.manifest import Expired, ExpiryIntent, Manifest, ManifestColumn, Receipt, Superseded
 from archiver_pipeline.domain.validation import (
     UNFINISHED_GRACE,
     Finding,
     FindingKind,
     Severity,
     ValidationRequest,
+    contradictions_of_expiry,
     contradictions_of_key,
     contradictions_of_manifest,
     contradictions_of_mark,
@@ -61,11 +64,12 @@ NEXT_STEPS = {
     " archived before s3.object_lock was set, or somebody lifted the lock",
     FindingKind.orphaned: "an upload that never got a manifest: its rows were not deleted by it. Make sure that nobody"
     " removed its manifest and receipt; then it may be removed by hand while no run of the table is under way",
+    FindingKind.expiring: "`archiver expire --apply` finishes it, or says what is in the way; delete nothing by hand",
     FindingKind.superseded: "nothing; `archiver validate --repair` removes its data after some days",
     FindingKind.cold: "nothing; retrieve the object to have it read",
 }
 
-Document = TypeVar("Document", Manifest, Receipt, Superseded)
+Document = TypeVar("Document", Manifest, Receipt, Superseded, ExpiryIntent, Expired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ def examine_batch(validation: Validation, listed: StoredBatch) -> Examined:
     if stored.state is BatchState.superseded:
         return Examined(stored, tuple(findings.found), columns=tuple(manifest.columns))
     has_read = _read_data(validation, findings, stored, manifest)
-    is_archived = stored.state is BatchState.receipted
+    is_archived = stored.is_archive
     audited, not_audited = _audit(validation, findings, manifest, keys) if is_archived else (0, "")
     return Examined(
         stored=stored,
@@ -159,7 +163,7 @@ class _Findings:
 def _looked_at_again(validation: Validation, listed: StoredBatch) -> StoredBatch:
     """The batch as it is now, if an object seemed to lack: a run may have written while the listing went on."""
     is_whole = listed.data_key is not None and listed.has_manifest
-    if is_whole or listed.state is BatchState.superseded:
+    if is_whole or listed.state in (BatchState.superseded, BatchState.expired):
         return listed
     beside = group_batches(validation.session.store.list_objects(f"{listed.stem}."))
     return next((batch for batch in beside if batch.stem == listed.stem), listed)
@@ -175,6 +179,12 @@ def _check_presence(findings: _Findings, stored: StoredBatch, now: datetime) -> 
     if state is BatchState.pending:
         since = f"pending since {stored.modified_at:%Y-%m-%d %H:%M}"
         findings.add(FindingKind.pending, since, severity=unfinished)
+    if state is BatchState.expiring:
+        findings.add(
+            FindingKind.expiring,
+            f"its removal was begun and is not finished, since {stored.modified_at:%Y-%m-%d %H:%M}",
+            severity=unfinished,
+        )
     if state in (BatchState.receipted, BatchState.pending) and stored.data_key is None:
         findings.add(FindingKind.missing, f"missing object: the data of a {state.value} batch")
     if state is BatchState.receipted and not stored.has_manifest:
@@ -188,7 +198,7 @@ def _check_documents(
     """Manifest and receipt, if they can be read; whatever the documents contradict is a finding."""
     session = validation.session
     manifest, manifest_sha256 = _read(validation, findings, Manifest, MANIFEST_SUFFIX, stored.has_manifest)
-    receipt, _ = _read(validation, findings, Receipt, RECEIPT_SUFFIX, stored.has_receipt)
+    receipt, receipt_sha256 = _read(validation, findings, Receipt, RECEIPT_SUFFIX, stored.has_receipt)
     mark, _ = _read(validation, findings, Superseded, SUPERSEDED_SUFFIX, stored.has_superseded)
     wrong = FindingKind.contradictory
     findings.add_all(wrong, contradictions_of_key(stored, session.store_settings.prefix, session.name))
@@ -198,6 +208,8 @@ def _check_documents(
         findings.add_all(wrong, contradictions_of_receipt(receipt, stored, manifest, manifest_sha256))
     if mark is not None:
         findings.add_all(wrong, contradictions_of_mark(mark, stored, manifest_sha256))
+    if stored.has_expiry or stored.has_expired:
+        _check_expiry(validation, findings, receipt, receipt_sha256)
     return manifest, receipt
 
 
@@ -217,6 +229,18 @@ def _check_safekeeping(validation: Validation, findings: _Findings, stored: Stor
                 findings.add(FindingKind.unlocked, defect, subject=key)
     except ObjectMissingError:
         findings.add(FindingKind.missing, "missing object: it was listed a moment ago")
+
+
+def _check_expiry(
+    validation: Validation, findings: _Findings, receipt: Receipt | None, receipt_sha256: str | None
+) -> None:
+    stored = findings.stored
+    intent, intent_sha256 = _read(validation, findings, ExpiryIntent, EXPIRY_SUFFIX, stored.has_expiry)
+    expired, _ = _read(validation, findings, Expired, EXPIRED_SUFFIX, stored.has_expired)
+    known = {RECEIPT_SUFFIX: receipt_sha256, EXPIRY_SUFFIX: intent_sha256}
+    sha256 = {suffix: value for suffix, value in known.items() if value is not None}
+    found = contradictions_of_expiry(intent, expired, stored, receipt, sha256)
+    findings.add_all(FindingKind.contradictory, found)
 
 
 def _read(

@@ -110,6 +110,23 @@ class HoldSources:
                 written = read_written_holds(elsewhere, self._hold_table, None)
         return [str(one) for one in written if one.in_force and not any(map(one.is_for, known))]
 
+    @contextmanager
+    def held_still(self, connection: Connection) -> Iterator[None]:
+        """While the body runs nobody can write into the hold table: a transaction on `connection`, or on another to
+        the database that has the table. An API and the file are not held still: ask again. Raises as `read` does."""
+        if self._hold_table is None:
+            yield
+        elif self._settings.database is None:
+            with source_errors(self._primary), locked_hold_table(connection, self._hold_table):
+                yield
+        else:
+            with (
+                source_errors(self._settings.database),
+                self._elsewhere.take() as elsewhere,
+                locked_hold_table(elsewhere, self._hold_table),
+            ):
+                yield
+
     def close(self) -> None:
         self._elsewhere.close()
 
@@ -216,6 +233,14 @@ def block_of_expiry(session: "ArchiveSession") -> str:
     """
     with source_errors(session.primary), session.connections.take() as connection:
         return session.hold_sources.read(connection, {}).reason
+
+
+@contextmanager
+def holds_kept_still(session: "ArchiveSession") -> Iterator[None]:
+    """While the body runs nobody can write a hold into the hold table: what `block_of_expiry` says there stays true of
+    it. Keep it short: whoever wants to place a hold waits."""
+    with session.connections.take() as connection, session.hold_sources.held_still(connection):
+        yield
 
 
 def _of_file(hold: ConfiguredHold) -> LegalHold:

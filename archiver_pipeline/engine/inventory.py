@@ -144,7 +144,7 @@ def end_of_due(session: ArchiveSession, dates: DateRange) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedBatch:
-    """One batch as the store has it. The receipt is None unless the batch is receipted and receipts were read.
+    """One batch as the store has it. The receipt is None unless the batch has one and receipts were read.
 
     `protection` is the one that keeps restored rows of its window in the table for longest, None when none does.
     """
@@ -166,7 +166,7 @@ def find_archives(
     protections = protections_in_force(read_protections(store, name), now)
     found = []
     for batch in list_stored(store, name):
-        window = _window_of_batch(settings, batch.window_key)
+        window = window_of_batch(settings, batch.window_key)
         if (state is None or batch.state is state) and _holds_a_day(window, dates):
             found.append(ArchivedBatch(batch, None, longest_protection(window, protections)))
     return found
@@ -180,7 +180,8 @@ def read_receipts(
     *,
     cache: DocumentCache | None = None,
 ) -> list[ArchivedBatch]:
-    """The batches with the receipts of those that are receipted; `on_read` is called after each, from many threads.
+    """The batches with the receipts of those that have one, expired ones too; `on_read` is called after each, from many
+    threads.
 
     A receipt that is in the cache under the ETag that was listed is not read again. The store should have a connection
     per thread. Raises StoreError or ManifestError, which names the receipt, when one cannot be read: a part is never
@@ -190,7 +191,7 @@ def read_receipts(
     fresh: dict[DocumentVersion, bytes] = {}
 
     def read(batch: ArchivedBatch) -> ArchivedBatch:
-        if batch.stored.state is BatchState.receipted:
+        if batch.stored.has_receipt:
             version = _version(batch.stored)
             data = known.get(version)
             if data is None:
@@ -218,7 +219,7 @@ def _receipt(batch: StoredBatch, data: bytes) -> Receipt:
     return receipt
 
 
-def _window_of_batch(settings: TableSettings, window_key: str) -> Window:
+def window_of_batch(settings: TableSettings, window_key: str) -> Window:
     """The window that a key names. Its length is that of the configured unit, for a key of hours an hour."""
     is_hour = len(window_key) > len("2026-01-31")
     unit = WindowUnit.hour if is_hour else WindowUnit(settings.window)

@@ -2,7 +2,6 @@
 
 import threading
 
-from archiver_pipeline.domain.layout import BatchState
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.engine.archived import list_stored
 from archiver_pipeline.engine.session import ArchiveSession
@@ -13,15 +12,15 @@ _THREADS = 8
 
 
 def mirror_holds(session: ArchiveSession, shape: TableShape) -> int:
-    """Put the store's legal hold on every receipted data object of a table that is wholly under hold; how many there
-    are. 0 when it is not, or `mirror_to_object_lock` is off: which objects hold a held row is not looked for.
+    """Put the store's legal hold on the data object of every archive of a table that is wholly under hold; how many
+    there are. 0 when it is not, or `mirror_to_object_lock` is off: which objects hold a held row is not looked for.
 
     Takes no hold off, ever: a person may have placed it. Safe to repeat. Raises StoreError without Object Lock.
     """
     if not (session.database.holds.mirror_to_object_lock and shape.holds.is_whole):
         return 0
     found = list_stored(session.store, session.name)
-    keys = tuple(one.data_key for one in found if one.state is BatchState.receipted and one.data_key)
+    keys = tuple(one.data_key for one in found if one.is_archive and one.data_key)
     store = S3Store(session.store_settings, connections=_THREADS)
     run_all(keys, store.place_legal_hold, _THREADS, threading.Event(), cancel=lambda: None)
     return len(keys)

@@ -249,9 +249,9 @@ def _rows_only_here(
     keys: pa.Table,
     siblings: Sequence[StoredBatch],
 ) -> int:
-    """How many of the row versions are in no receipted batch whose window may overlap."""
+    """How many of the row versions are in no archive whose window may overlap; an expired one holds nothing."""
     for batch in siblings:
-        if batch.has_receipt and batch.batch_id != manifest.batch_id and _may_overlap(batch, manifest, siblings):
+        if batch.is_archive and batch.batch_id != manifest.batch_id and _may_overlap(batch, manifest, siblings):
             keys = _without_those_of(session, shape, keys, batch)
     return int(keys.num_rows)
 

@@ -125,7 +125,8 @@ def restore_selection(session: RestoreSession, selection: Selection) -> Restorat
         work.watermark.flush(force=True)
     failed = [item for item in done if item.outcome is RestoreOutcome.failed]
     objects = (*session.restored.values(), *failed)
-    warnings = (*_pending(selection), *_overtaken(selection), *work.warnings(), *_advance_sequences(session, shape))
+    left_out = (*_pending(selection), *_expired(selection), *_overtaken(selection))
+    warnings = (*left_out, *work.warnings(), *_advance_sequences(session, shape))
     seconds = perf_counter() - started
     session.progress.step_finished(request.target, "restore", seconds)
     return Restoration(selection, objects, protected_until, warnings, seconds)
@@ -322,6 +323,13 @@ def _pending(selection: Selection) -> list[str]:
         f"{selection.pending} pending batches were not restored: `archiver run` finds out whether their rows are in the"
         " table, and the next restore takes those that are not"
     ]
+
+
+def _expired(selection: Selection) -> list[str]:
+    if not selection.expired or selection.expired_since is None:
+        return []
+    since = f"{selection.expired_since:%Y-%m-%d %H:%M} UTC"
+    return [f"{selection.expired} archives are expired, the first since {since}: nothing of them is left to restore"]
 
 
 def _overtaken(selection: Selection) -> list[str]:

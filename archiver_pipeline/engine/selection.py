@@ -31,6 +31,8 @@ _READING_THREADS = 16
 _STATE_HINTS = {
     BatchState.pending: "its run was interrupted: `archiver run` settles it, then it can be restored",
     BatchState.superseded: "it is void: its rows stayed in the table or are in another object",
+    BatchState.expired: "its own retention was over, so its rows were removed; its receipt says how many there were",
+    BatchState.expiring: "its own retention is over, and a part of it is removed already",
     BatchState.orphaned: "it was never finished: its rows stayed in the table",
 }
 
@@ -54,6 +56,9 @@ class Selection:
     retrieval_dollars: float
     pending: int
     overtaken: int
+    expired: int = 0
+    expired_since: datetime | None = None
+    """`expired` batches that may have held rows of the days have nothing left; the first since then."""
 
     @property
     def rows(self) -> int:
@@ -73,6 +78,7 @@ def select_archives(session: RestoreSession, *, dry_run: bool = False) -> Select
         found = _within_days(session, _read_receipts(session, _candidates(session, stored)))
         remembered = _remembered(session, dry_run=dry_run)
         now = source_clock(session.connection).astimezone(UTC)
+    gone = [batch for batch in stored if _has_nothing_left(batch) and _may_reach(session, batch, is_oldest=True)]
     fresh = [archive for archive in found if archive.receipt.batch_id not in remembered]
     retrieve = preview_retrieval if dry_run else retrieve_cold
     request = session.request
@@ -87,6 +93,8 @@ def select_archives(session: RestoreSession, *, dry_run: bool = False) -> Select
         retrieval_dollars=retrieval.dollars,
         pending=sum(batch.state is BatchState.pending for batch in stored),
         overtaken=_overtaken(found, remembered),
+        expired=len(gone),
+        expired_since=min((batch.modified_at for batch in gone), default=None),
     )
 
 
@@ -132,17 +140,19 @@ def _named_batch(session: RestoreSession, key: str) -> StoredBatch:
     batches = group_batches(session.store.list_objects(stem + "."))
     if not batches:
         raise PreflightError(f"there is no object {key!r}", hint="`archiver list --objects` shows the keys")
-    if batches[0].state is not BatchState.receipted:
+    if not batches[0].is_archive:
         raise PreflightError(f"{key} is {batches[0].state.value}", hint=_STATE_HINTS[batches[0].state])
     return batches[0]
 
 
 def _candidates(session: RestoreSession, stored: Sequence[StoredBatch]) -> list[StoredBatch]:
-    """Receipted batches whose windows may reach into the days, by the listing alone."""
+    """Archives whose windows may reach into the days, by the listing alone."""
     source = session.request.source
-    receipted = [batch for batch in stored if batch.state is BatchState.receipted]
+    receipted = [batch for batch in stored if batch.is_archive]
     if not receipted:
-        others = f"; {len(stored)} batches are not finished" if stored else ""
+        expired = sum(map(_has_nothing_left, stored))
+        others = f"; {len(stored) - expired} batches are not finished" if len(stored) > expired else ""
+        others += f"; {expired} are expired: their own retention was over" if expired else ""
         raise PreflightError(
             f"no archives found for {source}{others}",
             hint="`archiver list` shows what the store holds; check s3.prefix and the table's name",
@@ -170,6 +180,11 @@ def _may_reach(session: RestoreSession, batch: StoredBatch, *, is_oldest: bool) 
     day = date.fromisoformat(batch.window_key[:_ISO_DATE])
     late_enough = request.start is None or day + _LONGEST_WINDOW >= request.start
     return late_enough and (request.end is None or day <= request.end or is_oldest)
+
+
+def _has_nothing_left(batch: StoredBatch) -> bool:
+    """Whether its rows were removed from the store, at least in part."""
+    return batch.state is BatchState.expired or (batch.state is BatchState.expiring and not batch.is_archive)
 
 
 def _within_days(session: RestoreSession, found: Sequence[Archive]) -> list[Archive]:

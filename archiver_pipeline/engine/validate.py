@@ -120,7 +120,7 @@ def _list_archives(session: ArchiveSession, request: ValidationRequest) -> _List
 
 
 def _is_batch_key(key: str) -> bool:
-    """Whether a key is that of a batch's data, manifest, receipt or mark."""
+    """Whether a key is that of a batch's data or of one of its documents."""
     try:
         batch_stem_of(key)
     except ValueError:
@@ -184,7 +184,7 @@ class _Seen:
         self.found += examined.found
         self.batches[stored.state.value] += 1
         self.counts["rows"] += examined.rows
-        self.counts["object_bytes"] += stored.object_bytes if stored.state is BatchState.receipted else 0
+        self.counts["object_bytes"] += stored.object_bytes if stored.is_archive else 0
         self.counts["readable_objects"] += examined.is_readable
         self.counts["read_objects"] += examined.read_rows > 0
         self.counts["read_rows"] += examined.read_rows

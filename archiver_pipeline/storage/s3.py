@@ -9,7 +9,8 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from archiver_pipeline.config.effective import StoreSettings
 from archiver_pipeline.config.enums import AddressingStyle, Encryption, StorageClass
 from archiver_pipeline.domain.layout import (
     COLD_CLASSES,
+    EXPIRY_SUFFIX,
+    MANIFEST_SUFFIX,
     RECEIPT_SUFFIX,
     SUPERSEDED_SUFFIX,
     StoredObject,
@@ -94,6 +97,10 @@ class ObjectMissingError(StoreError):
 
 class ObjectChangedError(StoreError):
     """Somebody wrote, created or removed the object since it was read."""
+
+
+class ObjectLockedError(StoreError):
+    """The store itself keeps the object: its retention is not over, or a legal hold is on it."""
 
 
 class ObjectColdError(StoreError):
@@ -366,6 +373,93 @@ class S3Store:
         with self._errors(data_key):
             self._client.delete_object(Bucket=self.settings.bucket, Key=data_key)
 
+    def lock_on_batch(self, data_key: str, now: datetime) -> str:
+        """Why the store would not give up the data object or the manifest of a batch, in words; empty when no S3 Object
+        Lock is seen on any version of them. Never lifted, never bypassed.
+
+        Raises StoreError when a version can't be asked. Whoever may not see locks sees none: then the store refuses.
+        """
+        for version in self._versions_of_batch(data_key):
+            if not version.is_marker and (lock := self._lock_on(version, now)):
+                return lock
+        return ""
+
+    def remove_expired(self, data_key: str, now: datetime) -> int:
+        """Remove the data object and the manifest of a batch that is to expire: every version of them, and their delete
+        markers. How many that were; 0 when all are gone already. Safe to repeat.
+
+        Looks itself, right before: raises StoreError unless the intent to expire and the receipt lie beside the object,
+        and no superseded mark. Raises ObjectLockedError when the store keeps a version, PermissionDeniedError, and
+        StoreError when after all one is still there.
+        """
+        self._require_expiring(data_key)
+        removed = 0
+        for version in self._versions_of_batch(data_key):
+            self._remove_version(version, now)
+            removed += 1
+        left = {version.key for version in self._versions_of_batch(data_key)}
+        listed = {found.key for found in self.list_objects(f"{stem_of(data_key)}.")}
+        if still_there := left | (listed & set(_keys_that_expire(data_key))):
+            raise StoreError(f"{min(still_there)} is still there after it was removed", hint="run again")
+        return removed
+
+    def _require_expiring(self, data_key: str) -> None:
+        try:
+            stem = stem_of(data_key)
+        except ValueError as error:
+            raise StoreError(f"{data_key} is not a data object, so it is not removed") from error
+        beside = {found.key for found in self.list_objects(f"{stem}.")}
+        has_both = {f"{stem}{EXPIRY_SUFFIX}", f"{stem}{RECEIPT_SUFFIX}"} <= beside
+        if not has_both or f"{stem}{SUPERSEDED_SUFFIX}" in beside:
+            raise StoreError(f"{data_key} is not the object of a batch that is to expire, so it is not removed")
+
+    def _versions_of_batch(self, data_key: str) -> list["_Version"]:
+        """Every version and delete marker, of the data object first: the manifest is what names its rows until then.
+        A store that knows no versions has one of each object that it lists."""
+        keys = _keys_that_expire(data_key)
+        stem = stem_of(data_key)
+        where: Any = {"Bucket": self.settings.bucket, "Prefix": f"{stem}."}
+        found: list[_Version] = []
+        try:
+            with self._errors(f"the versions of {stem}"):
+                for page in self._client.get_paginator("list_object_versions").paginate(**where):
+                    found += [_Version(item["Key"], item["VersionId"]) for item in page.get("Versions", [])]
+                    markers = page.get("DeleteMarkers", [])
+                    found += [_Version(item["Key"], item["VersionId"], is_marker=True) for item in markers]
+        except UnsupportedByStoreError:
+            found = [_Version(listed.key, None) for listed in self.list_objects(f"{stem}.")]
+        except PermissionDeniedError as error:
+            hint = "grant s3:ListBucketVersions: without it, older versions of an archive would stay unseen"
+            raise PermissionDeniedError(error.message, hint=hint) from None
+        return sorted((one for one in found if one.key in keys), key=lambda one: keys.index(one.key))
+
+    def _lock_on(self, version: "_Version", now: datetime) -> str:
+        with self._errors(version.key):
+            head = self._client.head_object(**self._named(version))
+        if head.get("ObjectLockLegalHoldStatus") == "ON":
+            return "blocked by the store: a legal hold of S3 Object Lock is on it"
+        until = head.get("ObjectLockRetainUntilDate")
+        if until is not None and until > now:
+            mode = str(head.get("ObjectLockMode", "")).lower()
+            return (
+                f"blocked by the store: S3 Object Lock ({mode}) keeps it until {until.astimezone(UTC):%Y-%m-%d %H:%M}"
+            )
+        return ""
+
+    def _remove_version(self, version: "_Version", now: datetime) -> None:
+        try:
+            with self._errors(version.key):
+                self._client.delete_object(**self._named(version))
+        except PermissionDeniedError as error:
+            if not version.is_marker and (lock := self._lock_on(version, now)):
+                raise ObjectLockedError(f"{version.key}: {lock}") from None
+            hint = "grant s3:DeleteObject and s3:DeleteObjectVersion, or look whether S3 Object Lock keeps it"
+            raise PermissionDeniedError(error.message, hint=hint) from None
+
+    def _named(self, version: "_Version") -> Any:
+        named = {"Bucket": self.settings.bucket, "Key": version.key}
+        return named | ({"VersionId": version.version_id} if version.version_id else {})
+
     def _put(self, key: str, body: Any, sha256_base64: str, extra: dict[str, Any]) -> None:
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
         if not self.creates_conditionally:
@@ -490,6 +584,20 @@ class UnsupportedByStoreError(StoreError):
 
 class NotConfiguredError(StoreError):
     """The bucket or the object has no such setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """One version of an object, or a delete marker. Without an id the store knows no versions."""
+
+    key: str
+    version_id: str | None
+    is_marker: bool = False
+
+
+def _keys_that_expire(data_key: str) -> list[str]:
+    """What is removed of an expired batch, in this order. Its receipt and the documents of the expiry stay."""
+    return [data_key, stem_of(data_key) + MANIFEST_SUFFIX]
 
 
 def require_terms(storage_class: str, *, days: int, tier: RetrievalTier) -> None:

@@ -93,11 +93,76 @@ def test_an_inherited_violation_names_where_it_comes_from(problems):
     assert "from defaults.retention_days" in found[f"{TABLE}.retention_days"].message
 
 
-def test_an_unknown_classification_warns_and_names_the_nearest(load):
-    loaded = load(policy("data_classifications: [personal]", classification="personel"))
-    assert loaded.warnings == (
-        f"{TABLE}.classification: not among compliance.data_classifications — did you mean personal?",
+def test_an_unknown_classification_is_refused_and_the_nearest_named(problems, load):
+    """Else a slip of the pen takes a table out of its rules."""
+    [found] = problems(policy("data_classifications: [personal]", classification="personel")).values()
+    assert (found.path, found.hint) == (f"{TABLE}.classification", "did you mean personal?")
+    assert load(policy("enforce_encryption: false", classification="a word where none is declared"))
+
+
+@pytest.mark.parametrize("place", ["table", "database", "defaults"])
+def test_below_the_floor_a_retention_needs_a_reason(problems, load, place):
+    def text(reason):
+        line = f'retention_floor_override: "{reason}"'
+        short = MINIMAL.replace("retention_days: 90", "retention_days: 6")
+        if place == "defaults":
+            return f"{short}defaults: {{{line}}}\n"
+        indent, after = (8, "retention_days: 6\n") if place == "table" else (4, "user: archiver\n")
+        return short.replace(after, f"{after}{' ' * indent}{line}\n")
+
+    loaded = load(text("drained hourly into the warehouse"))
+    assert str(loaded.tables[0].below_floor) == (
+        "retention_days 6 is below the floor of 7: drained hourly into the warehouse"
     )
+    assert loaded.warnings == (f"{TABLE}: {loaded.tables[0].below_floor}",)
+    [found] = problems(text("    because    ")).values()
+    assert "must say why" in found.message
+    [found] = problems(MINIMAL.replace("retention_days: 90", "retention_days: 6")).values()
+    assert found.path == f"{TABLE}.retention_days"
+    assert "retention_floor_override" in str(found.hint)
+    at_the_floor = load(MINIMAL.replace("retention_days: 90", "retention_days: 7"))
+    assert (at_the_floor.tables[0].below_floor, at_the_floor.warnings) == (None, ())
+
+
+def test_the_floor_holds_without_a_policy_and_for_variables(problems):
+    text = MINIMAL.replace("retention_days: 90", "retention_days: ${DAYS}")
+    text += "compliance: {retention_policy: {enabled: false}}\n"
+    assert set(problems(text, DAYS="1")) == {f"{TABLE}.retention_days"}
+
+
+def test_a_reason_does_not_get_past_the_policy(problems):
+    line = "retention_floor_override: a reason that is long enough\n        retention_days: 3"
+    text = MINIMAL.replace("retention_days: 90", line)
+    for least in (5, 30):
+        [found] = problems(f"{text}compliance: {{retention_policy: {{min_retention_days: {least}}}}}\n").values()
+        assert f"minimum of {least}" in found.message
+
+
+def test_archives_stay_longer_than_rows(load, problems):
+    assert load(MINIMAL).tables[0].archive_retention_days is None
+    assert load(with_table("archive_retention_days: 91")).tables[0].archive_retention_days == 91
+    for days in (1, 90):
+        [found] = problems(f"{MINIMAL}defaults: {{archive_retention_days: {days}}}\n").values()
+        assert found.path == f"{TABLE}.archive_retention_days"
+        assert "from defaults.archive_retention_days" in found.message
+
+
+@pytest.mark.parametrize(
+    ("days", "classification", "least"), [(364, None, 365), (499, "tax", 500), (150, "logs", None)]
+)
+def test_archives_stay_as_long_as_the_policy_says(load, problems, days, classification, least):
+    rules = (
+        "retention_policy: {min_archive_retention_days: 365}, data_classifications:"
+        " {tax: {min_archive_retention_days: 500}, logs: {min_archive_retention_days: 100}}"
+    )
+    text = policy(f"{rules}", days=60, classification=classification).replace(
+        "        retention_days: 60\n", f"        retention_days: 60\n        archive_retention_days: {days}\n"
+    )
+    if least is None:
+        assert load(text)
+        return
+    [found] = problems(text).values()
+    assert f"minimum of {least}" in found.message
 
 
 @pytest.mark.parametrize("level", ["defaults", "database", "table"])

@@ -89,6 +89,8 @@ def test_the_built_in_defaults(load):
         "timestamp_column": "created_at",
         "primary_key": None,
         "retention_days": 90,
+        "retention_floor_override": None,
+        "archive_retention_days": None,
         "restore_protection_days": 30,
         "batch_size": 10_000,
         "sleep_between_batches_seconds": 2.0,
@@ -119,6 +121,8 @@ def test_the_built_in_defaults(load):
 # For each key: a value for defaults, for the database and for the table, all different.
 LEVELS = {
     "retention_days": (10, 20, 30),
+    "retention_floor_override": ("the first of reasons", "the second of reasons", "the third of reasons"),
+    "archive_retention_days": (100, 200, 300),
     "restore_protection_days": (7, 0, 9),
     "batch_size": (10, 20, 30),
     "sleep_between_batches": (0, 1.5, 3),
@@ -155,7 +159,7 @@ def test_the_innermost_level_wins(load, key):
 
     def effective(text: str) -> str:
         if key != "retention_days":
-            assert text.count("retention_days") == 1
+            assert text.count(" retention_days") == 1
         return str(getattr(load(text).tables[0], attribute)).lower()
 
     if key == "sleep_between_batches":
