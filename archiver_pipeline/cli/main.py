@@ -14,6 +14,7 @@ from archiver_pipeline.cli import (
     alert,
     check,
     cost,
+    expire,
     hold,
     listing,
     monitor,
@@ -65,6 +66,7 @@ app.command("status")(status.status)
 app.command("pools")(pools.pools)
 app.command("list")(listing.list_archives)
 app.command("validate")(validate.validate)
+app.command("expire")(expire.expire)
 app.command("cost")(cost.cost)
 app.command("wizard")(wizard.wizard)
 app.command("upload-pending")(pending.upload_pending)

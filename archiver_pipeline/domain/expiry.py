@@ -31,8 +31,8 @@ class ExpiringArchive:
 class ExpiryPlan:
     """What of one table's archives may go at `now`, the time of the source's clock.
 
-    `archive_retention_days` None keeps every archive for ever. `before` is the day before whose beginning (UTC) the last
-    row of an archive must be, None for any. `younger` archives are not old enough, or not of these days.
+    `archive_retention_days` None keeps every archive for ever. `before` is the day (UTC) before which the last row of
+    an archive must be, None for any. `younger` archives are not old enough, or not of these days.
     """
 
     table: TableName

@@ -1,8 +1,8 @@
 """Expiry: archives whose own retention is over leave the store, one by one, each only while nothing is in the way.
 
-Per archive, under the table lock and while no hold can be written: an intent beside it, an entry of the audit trail, the
-removal of data object and manifest in every version, and a receipt of the expiry. An interruption anywhere leaves the
-intent, which the next expiry finishes, or says why not. The receipt of the archive stays: it names no row.
+Per archive, under the table lock and while no hold can be written: an intent beside it, an entry of the audit trail,
+the removal of data object and manifest in every version, and a receipt of the expiry. An interruption anywhere leaves
+the intent, which the next expiry finishes, or says why not. The receipt of the archive stays: it names no row.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 
 from archiver_pipeline.codec.documents import decode_document, encode_mark
 from archiver_pipeline.codec.hashing import sha256_hex
+from archiver_pipeline.domain.audit import AuditKind
 from archiver_pipeline.domain.expiry import ExpiringArchive, ExpiryOutcome, ExpiryPlan, SettledExpiry
 from archiver_pipeline.domain.layout import (
     EXPIRED_SUFFIX,
@@ -44,6 +45,7 @@ from archiver_pipeline.postgres.eligible import source_clock
 from archiver_pipeline.storage.s3 import ObjectExistsError, ObjectLockedError, ObjectMissingError
 
 STEP = "expire"
+_REASONS_TOLD = 20
 
 
 def plan_expiry(session: ArchiveSession, *, before: date | None = None) -> ExpiryPlan:
@@ -75,11 +77,14 @@ def apply_expiry(session: ArchiveSession, *, before: date | None = None) -> Iter
     with source_errors(session.primary):
         session.lock.require_held()
     plan = plan_expiry(session, before=before)
+    record_plan(session, plan)
     session.progress.step_started(session.name, STEP, len(plan.ready), sum(archive.rows for archive in plan.ready))
     for archive in plan.archives:
         settled = SettledExpiry(archive, ExpiryOutcome.blocked, archive.blocked)
         if not archive.blocked:
             settled = _expire(session, archive)
+            if settled.reason:
+                record_expiry(session, archive, settled.outcome.value, reason=settled.reason)
             session.progress.batch_finished(session.name, STEP, _step_of(settled))
         yield settled
     session.close_workers()
@@ -114,16 +119,14 @@ class _Look:
             first_row_time=receipt.first_row_time,
             last_row_time=receipt.last_row_time,
         )
-        if not self._is_due(receipt):
+        last, days = moment_of_text(receipt.last_row_time), self._session.settings.archive_retention_days
+        if self._before is not None and last >= start_of_day(self._before):
+            return None
+        if days is None or not is_past_retention(last, days, self._now):
             # An intent whose policy was changed since stays visible.
             kept = "its removal was begun, but it is not past archive_retention_days as it is now"
             return replace(found, blocked=kept) if found.is_unfinished else None
         return replace(found, blocked=self._blocked(stored, receipt))
-
-    def _is_due(self, receipt: Receipt) -> bool:
-        days, last = self._session.settings.archive_retention_days, moment_of_text(receipt.last_row_time)
-        is_early_enough = self._before is None or last < start_of_day(self._before)
-        return days is not None and is_early_enough and is_past_retention(last, days, self._now)
 
     def _blocked(self, stored: StoredBatch, receipt: Receipt) -> str:
         if self._hold:
@@ -188,7 +191,7 @@ def _expire(session: ArchiveSession, archive: ExpiringArchive) -> SettledExpiry:
         if reason := block_of_expiry(session) or _doubt_now(session, archive):
             return SettledExpiry(archive, ExpiryOutcome.blocked, reason)
         write_intent(session, archive)
-        record_expiry(session, archive, "planned")
+        record_expiry(session, archive, "intended")
         session.lock.require_held()
         if reason := block_of_expiry(session):
             return SettledExpiry(archive, ExpiryOutcome.blocked, reason)
@@ -214,6 +217,7 @@ def write_intent(session: ArchiveSession, archive: ExpiringArchive) -> None:
     days = session.settings.archive_retention_days
     if days is None:
         raise StoreError(f"{archive.data_key}: no archive_retention_days is configured, so it stays for ever")
+    who = session.audit.who
     intent = ExpiryIntent(
         format_version=FORMAT_VERSION,
         batch_id=archive.batch_id,
@@ -221,15 +225,43 @@ def write_intent(session: ArchiveSession, archive: ExpiringArchive) -> None:
         receipt_sha256=_receipt_sha256(session, archive.stem),
         archive_retention_days=days,
         reason=f"its last row, of {archive.last_row_time}, is more than {days} days old",
-        requested_by=_requested_by(session),
+        requested_by=f"{who.actor or who.os_user} on {who.host}",
         run_id=session.run_id,
         intended_at=_now(session).isoformat(),
     )
     _create_once(session, archive.stem + EXPIRY_SUFFIX, encode_mark(intent))
 
 
-def record_expiry(session: ArchiveSession, archive: ExpiringArchive, event: str, **more: int) -> None:
+def record_plan(session: ArchiveSession, plan: ExpiryPlan) -> None:
+    """What is about to be removed, and what is not and why, as an entry of the audit trail; none for nothing."""
+    if not plan.archives:
+        return
+    session.audit.record(
+        AuditKind.expiry,
+        event="plan",
+        archive_retention_days=plan.archive_retention_days,
+        before=plan.before.isoformat() if plan.before else None,
+        ready_batches=len(plan.ready),
+        ready_rows=sum(archive.rows for archive in plan.ready),
+        blocked_batches=len(plan.blocked),
+        blocked_reasons=sorted({archive.blocked for archive in plan.blocked})[:_REASONS_TOLD],
+    )
+
+
+def record_expiry(session: ArchiveSession, archive: ExpiringArchive, event: str, **more: int | str) -> None:
     """An entry of the audit trail. Raises when it can't be written: then nothing goes on."""
+    session.audit.record(
+        AuditKind.expiry,
+        event=event,
+        batch_id=archive.batch_id,
+        data_key=archive.data_key,
+        window=archive.window_key,
+        rows=archive.rows,
+        object_bytes=archive.object_bytes,
+        last_row_time=archive.last_row_time,
+        archive_retention_days=session.settings.archive_retention_days,
+        **more,
+    )
 
 
 def write_expired(session: ArchiveSession, archive: ExpiringArchive, removed_versions: int) -> None:
@@ -293,10 +325,6 @@ def _step_of(settled: SettledExpiry) -> BatchStep:
 
 def _receipt_sha256(session: ArchiveSession, stem: str) -> str:
     return sha256_hex(session.store.read_document(stem + RECEIPT_SUFFIX))
-
-
-def _requested_by(session: ArchiveSession) -> str:
-    return ""
 
 
 def _now(session: ArchiveSession) -> datetime:

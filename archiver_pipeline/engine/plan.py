@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from archiver_pipeline.domain.audit import AuditKind
 from archiver_pipeline.domain.batch import Plan, PlannedBatch, SettledBatch
+from archiver_pipeline.domain.holds import shown
 from archiver_pipeline.domain.protection import is_protected
+from archiver_pipeline.domain.retention import RETENTION_FLOOR_DAYS
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.archived import list_stored
@@ -39,11 +42,28 @@ def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_ro
         session.remove_other_staging(None)
         _require_same_cluster(session, shape)
         listed = list_stored(session.store, shape.name)
+        told = _below_floor(session)
         settled = reconcile_table(session, shape, listed)
         warnings = require_known_columns(session, shape, listed)
         uploaded, kept_before = settle_kept(session, shape)
         plan = _plan_windows(session, shape, windows, limit_rows, (*settled, *uploaded))
-    return replace(plan, seconds=watch.seconds, kept_before=kept_before, warnings=warnings)
+    return replace(plan, seconds=watch.seconds, kept_before=kept_before, warnings=(*told, *warnings))
+
+
+def _below_floor(session: ArchiveSession) -> tuple[str, ...]:
+    """Of a retention below the floor every plan leaves an entry in the audit trail, before anything is settled or
+    planned, and a warning."""
+    override = session.settings.below_floor
+    if override is None:
+        return ()
+    session.audit.record(
+        AuditKind.override,
+        rule="retention_floor",
+        floor_days=RETENTION_FLOOR_DAYS,
+        retention_days=override.retention_days,
+        reason=override.reason,
+    )
+    return (shown(str(override)),)
 
 
 def cutoff_of(session: ArchiveSession) -> datetime:

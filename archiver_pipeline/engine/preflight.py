@@ -13,6 +13,7 @@ from archiver_pipeline.config.enums import LockType
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.config.references import referenced_secrets
 from archiver_pipeline.domain.fallback import KeptState
+from archiver_pipeline.domain.holds import shown
 from archiver_pipeline.domain.layout import key_part
 from archiver_pipeline.domain.lock import LockName
 from archiver_pipeline.domain.table import TableName, TableShape
@@ -194,6 +195,9 @@ def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSetting
         yield Finding(subject, Level.ok, f"key ({key}), {shape.timestamp_column} {shape.timestamp_type}, privileges")
         for warning in shape.warnings:
             yield Finding(subject, Level.warning, warning)
+        if table.below_floor:
+            hint = "every plan records it in the audit trail"
+            yield Finding(subject, Level.warning, shown(str(table.below_floor)), hint)
         yield from _attempt(subject, lambda: list(_drift(session, shape, subject)))
         yield from _attempt(subject, lambda: list(_holds(session, shape, subject)))
         yield _staging(session, subject)

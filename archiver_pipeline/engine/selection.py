@@ -78,7 +78,7 @@ def select_archives(session: RestoreSession, *, dry_run: bool = False) -> Select
         found = _within_days(session, _read_receipts(session, _candidates(session, stored)))
         remembered = _remembered(session, dry_run=dry_run)
         now = source_clock(session.connection).astimezone(UTC)
-    gone = [batch for batch in stored if _has_nothing_left(batch) and _may_reach(session, batch, is_oldest=True)]
+    gone = _gone(session, stored)
     fresh = [archive for archive in found if archive.receipt.batch_id not in remembered]
     retrieve = preview_retrieval if dry_run else retrieve_cold
     request = session.request
@@ -180,6 +180,13 @@ def _may_reach(session: RestoreSession, batch: StoredBatch, *, is_oldest: bool) 
     day = date.fromisoformat(batch.window_key[:_ISO_DATE])
     late_enough = request.start is None or day + _LONGEST_WINDOW >= request.start
     return late_enough and (request.end is None or day <= request.end or is_oldest)
+
+
+def _gone(session: RestoreSession, stored: Sequence[StoredBatch]) -> list[StoredBatch]:
+    """Batches that may have held rows of the days, and of which nothing is left."""
+    oldest = min((batch.window_key for batch in stored), default="")
+    gone = [batch for batch in stored if _has_nothing_left(batch)]
+    return [batch for batch in gone if _may_reach(session, batch, is_oldest=batch.window_key == oldest)]
 
 
 def _has_nothing_left(batch: StoredBatch) -> bool:

@@ -10,6 +10,7 @@ from archiver_pipeline.engine.progress import Progress, SilentProgress
 from archiver_pipeline.orchestration.alerting import Alerts
 from archiver_pipeline.orchestration.assets import table_asset
 from archiver_pipeline.orchestration.digest import alert_jobs, alert_schedules
+from archiver_pipeline.orchestration.expiring import expire_job
 from archiver_pipeline.orchestration.restoring import restore_job, restored_asset, retrieval_sensor
 from archiver_pipeline.orchestration.runtime import RESOURCE_KEY, runtime_resource
 from archiver_pipeline.orchestration.sensors import due_sensor, nightly_schedule
@@ -36,7 +37,12 @@ def build_definitions(config: LoadedConfig, *, progress: Callable[[], Progress] 
             *(
                 job
                 for database in config.databases
-                for job in (restore_job(database), validate_job(database), watch_job(database))
+                for job in (
+                    restore_job(database),
+                    validate_job(database),
+                    watch_job(database),
+                    expire_job(config, database),
+                )
             ),
             *alert_jobs(config, alerts),
         ],

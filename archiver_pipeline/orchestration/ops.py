@@ -69,7 +69,7 @@ class StepOps:
             with engine_errors(context, session):
                 plan = plan_archive(session, run_windows(context, settings), limit_rows=config.limit_rows)
             context.log.info(f"{len(plan.batches)} batches, {plan.eligible_rows} eligible rows, cutoff {plan.cutoff}")
-            for warning in plan.shape.warnings:
+            for warning in (*plan.shape.warnings, *plan.warnings):
                 context.log.warning(warning)
             return plan
 
@@ -104,10 +104,12 @@ class StepOps:
             _runtime(context).reports[settings] = report
             for kept in (*report.kept, *report.kept_before):
                 context.log.warning(str(kept))
+            override = settings.below_floor
+            below_floor = {"retention_floor_override": override.reason} if override else {}
             context.log.info(f"report: {report.rows} rows archived, {report.left_behind_rows} left behind")
             for window in report.windows:
                 # In one call, in the order in which people read it: the window first, then the run.
-                shown = {**window_metadata(report, window), **report_metadata(report, shape), **left}
+                shown = {**window_metadata(report, window), **report_metadata(report, shape), **left, **below_floor}
                 context.add_asset_metadata(shown, key, window.window_key)
             yield from archive_checks(report, key)
             yield dg.Output(None, output_name="result")
