@@ -359,7 +359,7 @@ def _object_lock(readable: Readable) -> Iterator[ConfigProblem]:
 
 
 def _is_kept_for_ever(written: WrittenTable) -> bool:
-    return "archive_retention_days" not in BUILT_IN_DEFAULTS or written.effective("archive_retention_days") is None
+    return written.effective("archive_retention_days") is None
 
 
 def _tls(readable: Readable) -> Iterator[ConfigProblem]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from archiver_pipeline.config.enums import ObjectFormat
-from archiver_pipeline.domain.manifest import Manifest, ManifestColumn, Receipt, Superseded
+from archiver_pipeline.domain.manifest import Expired, ExpiryIntent, Manifest, ManifestColumn, Receipt, Superseded
 from archiver_pipeline.domain.protection import ProtectedRange, Protection
 from archiver_pipeline_tests.docs.reading import ROOT, runnable_blocks
 from archiver_pipeline_tests.ledger import EXACT_TEXT
@@ -153,7 +153,7 @@ def test_the_documented_check_finds_one_wrong_byte(receipted, shell, tmp_path):
 
 def test_every_field_of_every_document_is_specified():
     text = PAGE.read_text()
-    for kind in (Protection, ProtectedRange, Manifest, ManifestColumn, Receipt, Superseded):
+    for kind in (Protection, ProtectedRange, Manifest, ManifestColumn, Receipt, Superseded, ExpiryIntent, Expired):
         missing = [name for name in kind.__dataclass_fields__ if f"`{name}`" not in text]
         assert not missing, f"{kind.__name__}: {missing}"
 

@@ -12,7 +12,15 @@ from urllib.parse import unquote
 
 import pytest
 
-from archiver_pipeline.domain.manifest import KeptDocument, Manifest, ManifestColumn, Receipt, Superseded
+from archiver_pipeline.domain.manifest import (
+    Expired,
+    ExpiryIntent,
+    KeptDocument,
+    Manifest,
+    ManifestColumn,
+    Receipt,
+    Superseded,
+)
 from archiver_pipeline.domain.protection import ProtectedRange, Protection
 from archiver_pipeline.domain.watermark import RememberedBatch, WatermarkDocument, WatermarkTarget
 from archiver_pipeline_tests.cli.commands import COMMANDS, parse
@@ -47,6 +55,8 @@ DOCUMENTS = (
     ManifestColumn,
     Receipt,
     Superseded,
+    ExpiryIntent,
+    Expired,
     RememberedBatch,
     WatermarkDocument,
     WatermarkTarget,
