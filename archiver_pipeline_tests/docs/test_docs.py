@@ -68,6 +68,7 @@ OTHER_SOURCES = (
     "dagster.yaml",
     "archiver_pipeline/orchestration/metadata.py",
     "archiver_pipeline/orchestration/ops.py",
+    "archiver_pipeline/orchestration/expiring.py",
     "archiver_pipeline/orchestration/watching.py",
     "archiver_pipeline/cli/logs.py",
     "archiver_pipeline/cli/run.py",

@@ -196,7 +196,9 @@ def restored_assets(config):
 def settings_of(tmp_path_factory, unit: WindowUnit, now: datetime, retention_days: int) -> TableSettings:
     """A table whose first window lies some windows before the cutoff."""
     first = (now - timedelta(days=retention_days + SHOWN_DAYS[unit])).date()
-    configured = table(window=str(unit), first_window=first.isoformat(), retention_days=retention_days)
+    reason = "windows of every length, short ones too"
+    days = {"retention_days": retention_days, "retention_floor_override": reason}
+    configured = table(window=str(unit), first_window=first.isoformat(), **days)
     return config_of(tmp_path_factory.getbasetemp(), database("d", configured)).tables[0]
 
 
