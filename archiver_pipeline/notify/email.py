@@ -158,6 +158,8 @@ def _smtp_errors() -> Iterator[None]:
     """What a server answers may repeat what it was sent: only its code is shown."""
     try:
         yield
+    except UnicodeEncodeError:
+        raise AlertError("email: user and password must be ASCII: the login of SMTP sends nothing else") from None
     except smtplib.SMTPAuthenticationError as error:
         raise AlertError(f"email: user or password was refused (SMTP {error.smtp_code})") from None
     except smtplib.SMTPRecipientsRefused as error:

@@ -124,3 +124,9 @@ def test_nobody_listens(certificate):
 def test_a_ca_file_that_is_not_there(listen, tmp_path):
     with pytest.raises(AlertError, match="No such file"):
         channel(listen(), tmp_path / "ca.pem").send(FAILED)
+
+
+def test_a_password_that_smtp_can_not_send_is_said_and_not_shown(listen, certificate):
+    with pytest.raises(AlertError, match="must be ASCII") as refused:
+        channel(listen(), certificate, password=SecretStr("pässword")).send(FAILED)
+    assert "pässword" not in str(refused.value)
