@@ -1,7 +1,6 @@
 """Preflight of the bucket: does it encrypt and lock as it is asked to, and does anything else in it delete, expose or
 replace archives? What the store does not answer is said, and fails nothing."""
 
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,11 +10,10 @@ from archiver_pipeline.config.effective import StoreSettings, TableSettings
 from archiver_pipeline.config.enums import Encryption, ObjectLockMode
 from archiver_pipeline.domain.safekeeping import ObjectRetention
 from archiver_pipeline.engine.finding import Finding, Level
-from archiver_pipeline.engine.safekeeping import encryption_defect
+from archiver_pipeline.engine.safekeeping import encryption_defect, probe_object
 from archiver_pipeline.errors import NetworkError, PermissionDeniedError, StoreError
 from archiver_pipeline.storage.s3 import NotConfiguredError, S3Store, UnsupportedByStoreError
 
-_CONTENT = b"archiver_pipeline probe\n"
 _PROBE_LOCK = timedelta(seconds=60)
 _UNTIL_LOCKED = "nothing will be deleted from a table until it is"
 
@@ -25,8 +23,8 @@ def encryption_findings(store: S3Store, tables: tuple[TableSettings, ...], subje
     demanding = [table for table in tables if table.must_encrypt]
     if store.settings.encryption is Encryption.NONE and not demanding:
         return
-    with _Probe(store, "encryption") as probe:
-        found = store.encryption_of(probe.key)
+    with probe_object(store, "encryption") as key:
+        found = store.encryption_of(key)
     defect = encryption_defect(store.settings, found)
     if not defect:
         yield Finding(subject, Level.ok, f"the store says that it encrypted a probe: {found}")
@@ -45,10 +43,10 @@ def lock_findings(store: S3Store, tables: tuple[TableSettings, ...], subject: st
         return
     until = (datetime.now(UTC) + _PROBE_LOCK).replace(microsecond=0)
     wanted = ObjectRetention(mode.value.upper(), until)
-    with _Probe(store, "lock") as probe:
+    with probe_object(store, "lock") as key:
         try:
-            store.retain(probe.key, wanted)
-            found = store.retention_of(probe.key)
+            store.retain(key, wanted)
+            found = store.retention_of(key)
         except StoreError as error:
             hint = f"create the bucket with Object Lock; {_UNTIL_LOCKED}"
             yield Finding(subject, Level.failed, f"a probe can't be locked: {error.message}", hint, exit_code=3)
@@ -63,21 +61,6 @@ def lock_findings(store: S3Store, tables: tuple[TableSettings, ...], subject: st
     if mode is ObjectLockMode.COMPLIANCE:
         hint = "as s3.object_lock.acknowledge_irrevocable says; try mode governance first"
         yield Finding(subject, Level.warning, "nobody can delete archives or shorten their lock, ever", hint)
-
-
-class _Probe:
-    """A small document below `_probe/` while the block lasts."""
-
-    def __init__(self, store: S3Store, name: str) -> None:
-        self._store = store
-        self.key = "/".join(filter(None, [store.settings.prefix, "_probe", secrets.token_hex(8), f"{name}.txt"]))
-
-    def __enter__(self) -> "_Probe":
-        self._store.put_document(self.key, _CONTENT)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._store.delete_probe(self.key)
 
 
 @dataclass(frozen=True, slots=True)

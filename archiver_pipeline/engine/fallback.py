@@ -42,7 +42,12 @@ from archiver_pipeline.engine.reconcile import (
     reconcile_batch,
     reconcile_table,
 )
-from archiver_pipeline.engine.safekeeping import require_encrypted, secure_batch, wanted_retention
+from archiver_pipeline.engine.safekeeping import (
+    require_encrypted,
+    require_encrypting_store,
+    secure_batch,
+    wanted_retention,
+)
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import build_manifest, manifest_key, write_manifest
 from archiver_pipeline.engine.steps import timed_step
@@ -224,6 +229,7 @@ def _upload(
 ) -> SettledBatch | KeptBatch:
     """The rest of the protocol, as for any other batch: store, read back, manifest, delete, receipt."""
     manifest = replace(manifest, run_id=session.run_id, storage_class=session.store_settings.storage_class.value)
+    require_encrypting_store(session)
     # Its key is its own: when it is there, an earlier try got through. It is read back like any other.
     with suppress(ObjectExistsError):
         session.store.put_file(manifest.data_key, kept.path, sha256_hex=manifest.object_sha256)

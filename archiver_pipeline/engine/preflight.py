@@ -29,7 +29,7 @@ from archiver_pipeline.locks.file_lock import try_file_lock
 from archiver_pipeline.locks.redis_lock import try_redis_lock
 from archiver_pipeline.postgres.advisory_lock import acquire_table_lock
 from archiver_pipeline.postgres.catalog import inspect_table, server_version, system_identifier
-from archiver_pipeline.postgres.connection import connect, transport_of
+from archiver_pipeline.postgres.connection import Transport, connect, transport_of
 from archiver_pipeline.postgres.eligible import source_clock
 from archiver_pipeline.secret_sources.secret import ReferencedSecret
 from archiver_pipeline.storage.probe import StoreCapabilities, probe_store
@@ -149,7 +149,7 @@ def _primary(database: DatabaseSettings, subject: str, now: datetime) -> Iterato
         skew_seconds = abs((source_clock(connection).astimezone(UTC) - now).total_seconds())
     place = f"{database.primary.host}:{database.primary.port}"
     yield Finding(subject, Level.ok, f"PostgreSQL {version // 10000}.{version % 10000} at {place}")
-    yield Finding(subject, Level.ok, transport)
+    yield _transport(subject, transport)
     if skew_seconds > _TOLERATED_SKEW_SECONDS:
         yield Finding(
             subject,
@@ -167,6 +167,12 @@ def _primary(database: DatabaseSettings, subject: str, now: datetime) -> Iterato
     yield Finding(subject, Level.ok, "table locks can be taken")
 
 
+def _transport(subject: str, found: Transport) -> Finding:
+    if found.is_exposed:
+        return Finding(subject, Level.warning, found.text, "set sslmode to verify-full; docs/storage-security.md")
+    return Finding(subject, Level.ok, found.text)
+
+
 def _replica(database: DatabaseSettings, subject: str) -> Iterator[Finding]:
     if database.replica is None:
         return
@@ -174,7 +180,7 @@ def _replica(database: DatabaseSettings, subject: str) -> Iterator[Finding]:
         same = system_identifier(replica) == system_identifier(primary)
         transport = transport_of(replica)
     place = f"{database.replica.host}:{database.replica.port}"
-    yield Finding(subject, Level.ok, transport)
+    yield _transport(subject, transport)
     if same:
         yield Finding(subject, Level.ok, f"{place} is a physical replica")
     else:

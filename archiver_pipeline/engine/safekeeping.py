@@ -1,6 +1,9 @@
 """Whether the store keeps a table's objects as the configuration demands: encrypted, and locked. Read back, not
 believed: what was asked for in a write proves nothing."""
 
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -15,9 +18,11 @@ from archiver_pipeline.domain.safekeeping import (
     is_same_key,
 )
 from archiver_pipeline.engine.session import ArchiveSession
-from archiver_pipeline.errors import VerificationError
+from archiver_pipeline.errors import StoreError, VerificationError
 from archiver_pipeline.postgres.eligible import source_clock
+from archiver_pipeline.storage.s3 import S3Store
 
+_PROBE = b"archiver_pipeline probe\n"
 _NOTHING_DELETED = "its rows were not deleted"
 _ALGORITHMS = {Encryption.SSE_S3: (SSE_S3_ALGORITHM,), Encryption.SSE_KMS: KMS_ALGORITHMS}
 _LEEWAY = timedelta(days=1)
@@ -47,6 +52,29 @@ def require_encrypted(session: ArchiveSession, key: str) -> None:
         raise VerificationError(
             f"{key}: {defect}", hint=f"{_NOTHING_DELETED}; `archiver check` tries what the store encrypts"
         )
+
+
+def require_encrypting_store(session: ArchiveSession) -> None:
+    """Raises VerificationError unless the store says that it encrypted a probe as the table demands: no row is to reach
+    a store that does not. Tried once in a session, by three requests; asks nothing for other tables."""
+    if not session.settings.must_encrypt or session.store_encrypts:
+        return
+    with probe_object(session.store, "encryption") as key:
+        found = session.store.encryption_of(key)
+    if defect := encryption_defect(session.store_settings, found):
+        raise VerificationError(f"a probe: {defect}", hint="nothing was uploaded and no row was deleted")
+    session.store_encrypts = True
+
+
+@contextmanager
+def probe_object(store: S3Store, name: str) -> Iterator[str]:
+    """The key of a small document below `_probe/`, there while the block lasts."""
+    key = "/".join(filter(None, [store.settings.prefix, "_probe", secrets.token_hex(8), f"{name}.txt"]))
+    store.put_document(key, _PROBE)
+    try:
+        yield key
+    finally:
+        store.delete_probe(key)
 
 
 def wanted_retention(session: ArchiveSession, last_row_time: str) -> ObjectRetention | None:
@@ -87,10 +115,14 @@ def lock_object(session: ArchiveSession, key: str, wanted: ObjectRetention | Non
     """
     if wanted is None:
         return
-    found = session.store.retention_of(key)
-    if found is None or not found.covers(wanted):
-        session.store.retain(key, wanted)
-        require_locked(session, key, wanted)
+    try:
+        found = session.store.retention_of(key)
+        if found is None or not found.covers(wanted):
+            session.store.retain(key, wanted)
+    except StoreError as error:
+        hint = f"{_NOTHING_DELETED}; was the bucket made with Object Lock? `archiver check` tells"
+        raise VerificationError(f"{error.message}: the object can't be locked", hint=hint) from error
+    require_locked(session, key, wanted)
 
 
 def require_locked(session: ArchiveSession, key: str, wanted: ObjectRetention | None) -> None:

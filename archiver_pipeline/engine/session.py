@@ -79,6 +79,8 @@ class ArchiveSession:
         self._delete_shape: TableShape | None = None
         self._opening = threading.Lock()
         self.telling_time = threading.Lock()
+        self.store_encrypts = False
+        """Whether the store was seen to encrypt as the table demands."""
         self._connection: Connection | None = None
         self._lock: AdvisoryTableLock | None = None
 

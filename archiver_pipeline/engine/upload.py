@@ -3,6 +3,7 @@
 from archiver_pipeline.domain.batch import EncodedBatch, Encoding, Plan, Upload, UploadedBatch
 from archiver_pipeline.engine.compress import compress_batch
 from archiver_pipeline.engine.fallback import Keeper
+from archiver_pipeline.engine.safekeeping import require_encrypting_store
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import step_over_batches
 from archiver_pipeline.storage.s3 import ObjectExistsError
@@ -27,6 +28,7 @@ def upload_batches(session: ArchiveSession, encoding: Encoding) -> Upload:
 
 def upload_batch(session: ArchiveSession, plan: Plan, batch: EncodedBatch) -> UploadedBatch:
     """Store one batch, encoded again when its staged object is gone."""
+    require_encrypting_store(session)
     staged = batch if batch.object_path.exists() else compress_batch(session, plan, batch.extracted)
     try:
         session.store.put_file(staged.key, staged.object_path, sha256_hex=staged.object_sha256)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -55,6 +56,8 @@ _SQLSTATE_LOCKED = ("55P03",)
 _SQLSTATE_RESOURCES = ("53",)
 _SQLSTATE_CANCELED = "57014"
 _SQLSTATE_DATA = "22"
+_THIS_MACHINE = ("127.0.0.1", "::1")
+_NO_TLS_HINT = "nothing was read; turn TLS on in the server (ssl = on), or change what requires it"
 _TLS_HINT = (
     "nothing was read; is the server's certificate in date, of this host name, and of an authority in sslrootcert?"
 )
@@ -105,12 +108,24 @@ def is_socket(host: str) -> bool:
     return host.startswith(("/", "@"))
 
 
-def transport_of(connection: Connection) -> str:
+@dataclass(frozen=True, slots=True)
+class Transport:
     """How the bytes of a connection travel, for people."""
-    if is_socket(connection.info.host):
-        return f"Unix socket in {connection.info.host}: no TLS, and nothing goes over a network"
+
+    text: str
+    is_exposed: bool = False
+    """Whether they go over a network in clear."""
+
+
+def transport_of(connection: Connection) -> Transport:
+    """By the driver's word, and the server's for protocol and cipher."""
+    host = connection.info.host
+    if is_socket(host):
+        return Transport(f"Unix socket in {host}: no TLS, and nothing goes over a network")
+    if not connection.pgconn.ssl_in_use and connection.info.hostaddr in _THIS_MACHINE:
+        return Transport("not in TLS, and the server is on this machine")
     if not connection.pgconn.ssl_in_use:
-        return "not in TLS: rows and passwords go over the network in clear (compliance.require_tls refuses that)"
+        return Transport("not in TLS: rows go over the network in clear", is_exposed=True)
     version, cipher = fetch_one(
         connection,
         sql.SQL(
@@ -118,7 +133,7 @@ def transport_of(connection: Connection) -> str:
             " WHERE pid = pg_catalog.pg_backend_pid()"
         ),
     )
-    return f"in {version or 'TLS'}, {cipher or 'cipher unknown'}"
+    return Transport(f"in {version or 'TLS'}, {cipher or 'cipher unknown'}")
 
 
 def not_in_tls(source: SourceSettings) -> TlsError:
@@ -199,7 +214,7 @@ def error_of_sqlstate(sqlstate: str | None, text: str, *, user: str) -> Archiver
 
 def _not_connected(text: str, user: str) -> ArchiverError:
     if any(words in text for words in _TLS_WORDS):
-        return TlsError(text, hint=_TLS_HINT)
+        return TlsError(text, hint=_NO_TLS_HINT if "does not support SSL" in text else _TLS_HINT)
     if "permission denied" in text or "authentication failed" in text or "no password supplied" in text:
         return _not_permitted(text, user, "check user and password (password_env, password_from) of this database")
     if "too many clients" in text or "connection slots" in text:

@@ -93,8 +93,18 @@ def test_data_and_documents_are_encrypted(archiving, audit, bucket):
     assert findings(archiving, FindingKind.unencrypted, store=encrypted(archiving), must_encrypt=True) == []
 
 
-def test_a_store_that_says_nothing_is_refused_before_any_delete(archiving, audit, bucket):
-    with silent_store(bucket.endpoint) as endpoint, pytest.raises(VerificationError, match="does not say") as refused:
+def test_no_row_gets_to_a_store_that_does_not_say_it_encrypts(archiving, audit, bucket):
+    with silent_store(bucket.endpoint) as endpoint, pytest.raises(VerificationError, match="a probe: the store does"):
+        archiving.archive(store=encrypted(archiving, endpoint=endpoint), must_encrypt=True)
+    assert untouched(audit)
+    assert bucket.keys(audit.prefix) == []
+
+
+def test_a_store_that_says_nothing_of_an_object_is_refused_before_any_delete(archiving, audit, bucket):
+    with (
+        silent_store(bucket.endpoint, r"jsonl") as endpoint,
+        pytest.raises(VerificationError, match="does not say") as refused,
+    ):
         archiving.archive(store=encrypted(archiving, endpoint=endpoint), must_encrypt=True)
     assert "not deleted" in str(refused.value)
     assert untouched(audit)
@@ -144,18 +154,37 @@ def test_validation_names_every_object_of_an_archive_that_is_not_encrypted(archi
     assert "does not say" in found[0].message
 
 
-def test_a_kept_batch_that_is_not_encrypted_is_never_deleted(archiving, audit, bucket, tmp_path):
-    """It was uploaded by an earlier run; encryption is not added to an object that is there."""
-    store = encrypted(archiving, local_fallback_dir=tmp_path / "kept")
-    point = Point("archiver_pipeline.storage.s3:S3Store", "put_file", before=True)
+def keep(archiving, store, **overrides):
+    """A run whose first upload finds no room."""
     with pytest.MonkeyPatch.context() as patch:
+        point = Point("archiver_pipeline.storage.s3:S3Store", "put_file", before=True)
         place(point, lambda: (_ for _ in ()).throw(StoreError("no room")), patch.setattr)
-        archiving.archive(store=store, must_encrypt=True, workers=1)
-    with silent_store(bucket.endpoint) as endpoint, pytest.raises(VerificationError, match="does not say"):
+        return archiving.archive(store=store, workers=1, **overrides).kept
+
+
+def test_a_kept_batch_that_is_not_encrypted_gets_no_manifest(archiving, audit, bucket, tmp_path):
+    """It may have been uploaded by an earlier run; encryption is not added to an object that is there."""
+    store = encrypted(archiving, local_fallback_dir=tmp_path / "kept")
+    assert keep(archiving, store, must_encrypt=True)
+    with silent_store(bucket.endpoint, r"jsonl") as endpoint, pytest.raises(VerificationError, match="does not say"):
         archiving.archive(store=replace(store, endpoint=endpoint), must_encrypt=True)
     assert untouched(audit)
+    assert not [key for key in bucket.keys(bucket.prefix) if key.endswith("manifest.json")]
     archiving.archive(store=store, must_encrypt=True)
     audit.account_all_archived()
+
+
+def test_a_kept_batch_is_locked_before_its_rows_go(locking, lock_bucket, tmp_path):
+    store = locked(locking, local_fallback_dir=tmp_path / "kept")
+    kept = keep(locking, store, lock_days=DAYS)
+    with (
+        unlocking_store(lock_bucket.endpoint, r"jsonl\.gz") as endpoint,
+        pytest.raises(VerificationError, match="not locked"),
+    ):
+        locking.archive(store=replace(store, endpoint=endpoint), lock_days=DAYS)
+    assert untouched(locking.ledger())
+    locking.archive(store=store, lock_days=DAYS)
+    assert all(S3Store(store).retention_of(one.key) for one in kept)
 
 
 def test_archives_are_locked_and_can_not_be_deleted(locking, lock_bucket):
