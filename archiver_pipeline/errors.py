@@ -29,6 +29,8 @@ class ArchiverError(Exception):
 
     exit_code: ClassVar[int] = 2
     transient: ClassVar[bool] = False
+    is_recorded: bool = False
+    """Whether the audit trail tells of it, or cannot: then nobody has to try."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

@@ -16,6 +16,7 @@ from archiver_pipeline.domain.alert import Activity
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.archive import archive_windows
 from archiver_pipeline.engine.inventory import DateRange, due_windows
+from archiver_pipeline.engine.recording import record_refusal
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError
 from archiver_pipeline.orchestration import alert_messages as messages
@@ -93,6 +94,7 @@ class _Drain:
                 if not self._archive(windows):
                     return
         except ArchiverError as error:
+            record_refusal(self._session(), error)
             self.listener.fail(self._session().name, error)
             self._tell(error)
 

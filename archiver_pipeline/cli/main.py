@@ -12,6 +12,8 @@ from typer.exceptions import TyperException
 
 from archiver_pipeline.cli import (
     alert,
+    audit,
+    certificate,
     check,
     cost,
     expire,
@@ -67,6 +69,7 @@ app.command("pools")(pools.pools)
 app.command("list")(listing.list_archives)
 app.command("validate")(validate.validate)
 app.command("expire")(expire.expire)
+app.command("certificate")(certificate.certificate)
 app.command("cost")(cost.cost)
 app.command("wizard")(wizard.wizard)
 app.command("upload-pending")(pending.upload_pending)
@@ -79,6 +82,12 @@ holds.command("list")(hold.list_holds)
 holds.command("check")(hold.check_hold)
 holds.command("mirror")(hold.mirror)
 app.add_typer(holds)
+
+trails = _App(name="audit", help=audit.HELP, no_args_is_help=True, rich_markup_mode="markdown")
+trails.command("verify")(audit.verify)
+trails.command("head")(audit.head)
+trails.command("export")(audit.export)
+app.add_typer(trails)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from archiver_pipeline.domain.batch import SettledBatch
 from archiver_pipeline.domain.fallback import KeptBatch, KeptState
 from archiver_pipeline.engine.fallback import upload_kept
 from archiver_pipeline.engine.kept_files import list_kept
+from archiver_pipeline.engine.recording import record_refusal
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError
 from archiver_pipeline.postgres.catalog import table_name
@@ -113,6 +114,7 @@ def _upload(loaded: LoadedConfig, settings: TableSettings, listener: RunListener
         try:
             settled, left = upload_kept(session)
         except ArchiverError as error:
+            record_refusal(session, error)
             listener.fail(session.name, error)
             return _look(loaded, settings)
     return _Pending(settings, list(settled), list(left))

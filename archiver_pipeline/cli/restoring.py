@@ -11,6 +11,7 @@ from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.layout import table_of_key
 from archiver_pipeline.domain.restore import RestoreOutcome, RestoreRequest
 from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.engine.recording import record_refusal
 from archiver_pipeline.engine.restore import restore_archives
 from archiver_pipeline.errors import ArchiverError, ConfigError
 from archiver_pipeline.orchestration.build import build_definitions
@@ -98,6 +99,7 @@ def _restore_directly(loaded: LoadedConfig, request: RestoreRequest, listener: R
         try:
             restore_archives(session)
         except ArchiverError as error:
+            record_refusal(session, error)
             listener.fail(session.name, error)
 
 

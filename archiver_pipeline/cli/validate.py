@@ -30,6 +30,7 @@ from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.layout import table_of_key
 from archiver_pipeline.domain.validation import Finding, FindingKind, ValidationReport, ValidationRequest, buckets_of
+from archiver_pipeline.engine.recording import record_refusal
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.validate import require_possible, validate_table
 from archiver_pipeline.errors import ArchiverError, ConfigError
@@ -232,6 +233,7 @@ class _One:
                 else:
                     self._run_recorded(self.instance)
             except ArchiverError as error:
+                record_refusal(session, error)
                 self.listener.fail(session.name, error)
 
     def _require_servers(self, session: ArchiveSession) -> None:

@@ -1,5 +1,6 @@
 """Links of the audit trail and configurations as JSON."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -7,7 +8,8 @@ from pydantic import ValidationError
 
 from archiver_pipeline.codec.adapters import adapter_of
 from archiver_pipeline.codec.hashing import sha256_hex
-from archiver_pipeline.domain.audit import AUDIT_FORMAT_VERSION, AuditLink, Fact
+from archiver_pipeline.domain.audit import AUDIT_FORMAT_VERSION, AuditHead, AuditLink, Fact, TrailAnchor
+from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.errors import ManifestError
 
 _SHOWN = 5
@@ -51,3 +53,40 @@ def canonical_json(value: dict[str, Fact]) -> bytes:
 def configuration_hash(configuration: dict[str, Fact]) -> str:
     """SHA-256 of a configuration's canonical JSON."""
     return sha256_hex(canonical_json(configuration))
+
+
+def encode_heads(heads: Iterable[tuple[TableName, AuditHead]], *, at: str, bucket: str, prefix: str) -> str:
+    """Heads of chains as the document that `archiver audit head --json` prints, to be kept elsewhere."""
+    document = {
+        "format_version": AUDIT_FORMAT_VERSION,
+        "at": at,
+        "bucket": bucket,
+        "prefix": prefix,
+        "heads": [
+            {
+                "database": name.database,
+                "schema": name.schema,
+                "table": name.table,
+                "sequence": head.sequence,
+                "sha256": head.sha256,
+            }
+            for name, head in heads
+        ],
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+
+
+def decode_anchors(data: bytes) -> list[TrailAnchor]:
+    """Heads out of such a document. Raises ManifestError when it is none."""
+    try:
+        document = orjson.loads(data)
+        if document["format_version"] != AUDIT_FORMAT_VERSION:
+            raise ManifestError(f"its format version is {document['format_version']!r}")
+        return [_anchor(head) for head in document["heads"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise ManifestError("it is no document of heads") from error
+
+
+def _anchor(head: dict[str, Any]) -> TrailAnchor:
+    name = TableName(head["database"], head["schema"], head["table"])
+    return TrailAnchor(name, int(head["sequence"]), str(head["sha256"]))

@@ -149,3 +149,66 @@ def changes_between(before: dict[str, Fact], after: dict[str, Fact], path: str =
         elif old != new:
             changes[f"{path}{key}"] = [old, new]
     return changes
+
+
+class TrailFindingKind(StrEnum):
+    """What can be wrong with a trail, or between it and the archives."""
+
+    changed = "changed"
+    """A link is not the one that the next was chained to."""
+    missing = "missing"
+    """A link before the last is not there."""
+    reordered = "reordered"
+    """A link lies under another's key."""
+    inserted = "inserted"
+    """An object that is no link of this table."""
+    unreadable = "unreadable"
+    """A link that is none, or of an unknown version."""
+    truncated = "truncated"
+    """The chain ends before a link that an anchor names."""
+    rewritten = "rewritten"
+    """A link is another than the one that an anchor names."""
+    untold = "untold"
+    """A receipt or mark that no entry tells of, or tells otherwise."""
+    unproven = "unproven"
+    """An entry says that rows left the table, and the receipt is not there."""
+    gone = "gone"
+    """The data object of archived rows is not there, and no entry tells of its expiry."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrailFinding:
+    """One thing found. `subject` is the key of the object that it is about."""
+
+    kind: TrailFindingKind
+    subject: str
+    sequence: int | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrailAnchor:
+    """A head of a chain as it was noted elsewhere: what the link of this sequence must still be."""
+
+    name: TableName
+    sequence: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrailReport:
+    """What the verification of one table's trail saw. `anchors` were held against it; `notes` are for people."""
+
+    table: TableName
+    links: int
+    entries: int
+    head: AuditHead
+    receipts: int
+    anchors: int
+    findings: tuple[TrailFinding, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.findings

@@ -62,9 +62,9 @@ class AuditPlace:
 
 @dataclass(eq=False)
 class _Waiting:
-    """An entry on its way, and what became of it."""
+    """Entries on their way, and what became of them."""
 
-    entry: AuditEntry
+    entries: tuple[AuditEntry, ...]
     place: AuditPlace | None = None
     error: ArchiverError | None = None
 
@@ -111,9 +111,13 @@ class AuditTrail:
         names the trail: then whoever calls must not go on as if it were written. An entry whose writing failed may be
         in the trail all the same; a second one that tells the same is harmless.
         """
-        if not self.enabled:
+        return self.record_all((kind, facts))
+
+    def record_all(self, *told: tuple[AuditKind, Mapping[str, Any]]) -> AuditPlace | None:
+        """As `record`, for several entries that belong together: all of them in one link, or none."""
+        if not self.enabled or not told:
             return None
-        mine = _Waiting(self._entry(kind, facts))
+        mine = _Waiting(tuple(self._entry(kind, facts) for kind, facts in told))
         with self._changed:
             self._queue.append(mine)
             while self._is_writing and not mine.is_settled:
@@ -132,7 +136,7 @@ class AuditTrail:
         """Settle these entries, and let the next thread write those that came meanwhile."""
         place, failed = None, None
         try:
-            place = self._append([waiting.entry for waiting in together])
+            place = self._append([entry for waiting in together for entry in waiting.entries])
         except ArchiverError as error:
             failed = _named(error, self.name)
         finally:
@@ -341,6 +345,7 @@ def _named(error: ArchiverError, name: TableName) -> ArchiverError:
     named = copy.copy(error)
     named.message = f"the audit trail of {name} could not be written: {error.message}"
     named.args = (named.message,)
+    named.is_recorded = True
     named.hint = f"{hint}nothing goes on without its entry; run again when it can be written"
     return named
 
@@ -383,8 +388,3 @@ def _plain(value: Any) -> Any:
 def _predicate_hash(value: BaseModel) -> dict[str, str]:
     where = getattr(value, "where", None)
     return {"where": f"sha256 {sha256_hex(where.encode())}"} if isinstance(where, str) else {}
-
-
-def facts_of(value: Any) -> Any:
-    """A report or another frozen value of ours as facts."""
-    return orjson.loads(orjson.dumps(value))

@@ -22,6 +22,7 @@ from archiver_pipeline.engine.extract import extract_batch
 from archiver_pipeline.engine.holds import hold_guard, with_holds
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_batch, reconcile_table
+from archiver_pipeline.engine.recording import record_abandoned, record_held, record_resumption
 from archiver_pipeline.engine.safekeeping import lock_object, require_encrypted, require_locked, wanted_retention
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import (
@@ -62,6 +63,7 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
     rows = sum(batch.encoded.extracted.rows for batch in verification.batches)
     with timed_step(session, "delete", len(verification.batches), rows) as watch:
         session.lock.require_held()
+        record_resumption(session, plan, [batch.encoded.batch_id for batch in verification.batches])
         plan = _with_protections_of_now(session, plan)
         before = _settle_earlier_try(session, plan, verification)
         stored = _stored_batches(session, verification)
@@ -99,16 +101,17 @@ def delete_batch(
     if stored is not None and stored.has_manifest:
         return reconcile_batch(session, plan.shape, stored), None
     if protection := longest_protection(batch.encoded.extracted.planned.window, plan.protections):
-        return _abandoned(batch.encoded, str(protection)), None
+        return _abandoned(session, batch.encoded, str(protection)), None
     try:
         batch = _with_versions(session, plan, batch)
     except RowsGoneError:
-        return _abandoned(batch.encoded), None
+        return _abandoned(session, batch.encoded), None
     if not _may_write_manifest(session, plan, batch.encoded):
-        return _abandoned(batch.encoded), None
+        return _abandoned(session, batch.encoded), None
     holds = hold_guard(session, plan.shape)
     if holds is not None and holds.known.is_whole:
-        return _abandoned(batch.encoded, holds.known.reason), None
+        record_held(session, batch.encoded.batch_id, holds.known.reason)
+        return _abandoned(session, batch.encoded, holds.known.reason), None
     versions = read_versions(batch.encoded.extracted.versions_path)
     manifest = build_manifest(session, plan, batch.encoded, versions)
     retention = wanted_retention(session, manifest.last_row_time)
@@ -129,6 +132,7 @@ def _delete_manifested(
         try:
             deleting.delete_versions(versions, _guard(session, manifest, holds))
         except RowsHeldError as refusal:
+            record_held(session, manifest.batch_id, refusal.message)
             with deleting.in_peace(session.lock):
                 settled = write_superseded(session, manifest, refusal.message, settled_by=_SETTLED_BY)
             return settled, LeftBehind(0, 0, (), is_held=True)
@@ -197,9 +201,12 @@ def _may_write_manifest(session: ArchiveSession, plan: Plan, encoded: EncodedBat
     return present == encoded.extracted.rows
 
 
-def _abandoned(encoded: EncodedBatch, reason: str = "rows changed while the run was interrupted") -> SettledBatch:
+def _abandoned(
+    session: ArchiveSession, encoded: EncodedBatch, reason: str = "rows changed while the run was interrupted"
+) -> SettledBatch:
     """A batch without a manifest whose rows were taken, changed or protected while the run was down: nothing refers
     to it."""
+    record_abandoned(session, encoded, reason)
     return SettledBatch(
         batch_id=encoded.batch_id,
         key=encoded.key,

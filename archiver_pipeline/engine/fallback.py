@@ -42,6 +42,7 @@ from archiver_pipeline.engine.reconcile import (
     reconcile_batch,
     reconcile_table,
 )
+from archiver_pipeline.engine.recording import record_uploading
 from archiver_pipeline.engine.safekeeping import (
     require_encrypted,
     require_encrypting_store,
@@ -228,6 +229,7 @@ def _upload(
     session: ArchiveSession, shape: TableShape, kept: KeptBatch, manifest: Manifest, keys: pa.Table
 ) -> SettledBatch | KeptBatch:
     """The rest of the protocol, as for any other batch: store, read back, manifest, delete, receipt."""
+    record_uploading(session, kept)
     manifest = replace(manifest, run_id=session.run_id, storage_class=session.store_settings.storage_class.value)
     require_encrypting_store(session)
     # Its key is its own: when it is there, an earlier try got through. It is read back like any other.

@@ -4,6 +4,7 @@ import threading
 
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.engine.archived import list_stored
+from archiver_pipeline.engine.recording import record_mirrored
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.work import run_all
 from archiver_pipeline.storage.s3 import S3Store
@@ -23,4 +24,5 @@ def mirror_holds(session: ArchiveSession, shape: TableShape) -> int:
     keys = tuple(one.data_key for one in found if one.is_archive and one.data_key)
     store = S3Store(session.store_settings, connections=_THREADS)
     run_all(keys, store.place_legal_hold, _THREADS, threading.Event(), cancel=lambda: None)
+    record_mirrored(session, shape.holds, len(keys))
     return len(keys)

@@ -19,6 +19,7 @@ from archiver_pipeline.engine.fallback import settle_kept
 from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_table
+from archiver_pipeline.engine.recording import record_plan
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import timed_step
 from archiver_pipeline.errors import PreflightError
@@ -33,7 +34,8 @@ def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_ro
     protected.
 
     `limit_rows` is rounded up to whole batches. Raises LockHeldError, PreflightError or PermissionDeniedError,
-    ManifestError when a protection cannot be read, and what `with_holds` does before anything is settled.
+    ManifestError when a protection cannot be read, what `with_holds` does before anything is settled, and the store's
+    errors when the audit trail takes no entry.
     Safe to repeat: every call is a new attempt.
     """
     with timed_step(session, "plan", len(windows), 0) as watch:
@@ -47,7 +49,9 @@ def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_ro
         warnings = require_known_columns(session, shape, listed)
         uploaded, kept_before = settle_kept(session, shape)
         plan = _plan_windows(session, shape, windows, limit_rows, (*settled, *uploaded))
-    return replace(plan, seconds=watch.seconds, kept_before=kept_before, warnings=(*told, *warnings))
+        plan = replace(plan, kept_before=kept_before, warnings=(*told, *warnings))
+        record_plan(session, plan, session.settings.retention_days)
+    return replace(plan, seconds=watch.seconds)
 
 
 def _below_floor(session: ArchiveSession) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from archiver_pipeline.engine.archived import (
     read_superseded,
 )
 from archiver_pipeline.engine.holds import hold_guard
+from archiver_pipeline.engine.recording import record_held, record_settling
 from archiver_pipeline.engine.safekeeping import secure_batch
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import (
@@ -58,6 +59,7 @@ def reconcile_table(
     """
     found = list_stored(session.store, shape.name) if listed is None else listed
     pending, settled = pending_batches(session, found), []
+    record_settling(session, [batch.batch_id for batch in pending])
     while pending:
         postponed: list[StoredBatch] = []
         for batch in pending:
@@ -183,6 +185,7 @@ def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifes
     table that came under legal hold."""
     holds = hold_guard(session, shape)
     if holds is not None and holds.known.is_whole:
+        record_held(session, manifest.batch_id, holds.known.reason)
         return _supersede_in_peace(session, shape, manifest, holds.known.reason)
     try:
         _verify(session, manifest)
@@ -206,6 +209,8 @@ def delete_proved(session: ArchiveSession, shape: TableShape, manifest: Manifest
         with session.delete_sessions(shape).take() as deleting:
             deleting.delete_keys(keys, guard)
     except (VersionsChangedError, RowsLockedError, RowsHeldError, DeleteRefusedError, TooYoungError) as refusal:
+        if isinstance(refusal, RowsHeldError):
+            record_held(session, manifest.batch_id, refusal.message)
         return _supersede_in_peace(session, shape, manifest, refusal.message)
     with session.delete_sessions(shape).take() as deleting, deleting.at_work(session.lock):
         return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY)

@@ -21,6 +21,7 @@ from archiver_pipeline.domain.validation import (
 )
 from archiver_pipeline.engine.archived import list_stored, read_superseded
 from archiver_pipeline.engine.reconcile import pending_batches, reconcile_batch
+from archiver_pipeline.engine.recording import record_repair, record_settling
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ManifestError, VerificationError
 from archiver_pipeline.postgres.catalog import inspect_table
@@ -67,6 +68,7 @@ def _settle_pending(session: ArchiveSession) -> Repairs:
     if not pending:
         return Repairs()
     shape = inspect_table(session.connection, session.settings)
+    record_settling(session, [batch.batch_id for batch in pending])
     done, findings = [], []
     for batch in pending:
         try:
@@ -83,11 +85,13 @@ def _settle_pending(session: ArchiveSession) -> Repairs:
 def _remove_void_data(session: ArchiveSession) -> list[str]:
     """Listed anew, after settling; the store looks once more right before each removal."""
     removed = []
-    for batch in list_stored(session.store, session.name):
-        if batch.state is BatchState.superseded and batch.data_key and _is_surely_void(session, batch):
-            session.lock.require_held()
-            session.store.delete_superseded(batch.data_key)
-            removed.append(f"{batch.data_key}: removed, void for more than {SUPERSEDED_GRACE.days} days")
+    superseded = [one for one in list_stored(session.store, session.name) if one.state is BatchState.superseded]
+    void = [one.data_key for one in superseded if one.data_key and _is_surely_void(session, one)]
+    record_repair(session, void)
+    for key in void:
+        session.lock.require_held()
+        session.store.delete_superseded(key)
+        removed.append(f"{key}: removed, void for more than {SUPERSEDED_GRACE.days} days")
     return removed
 
 

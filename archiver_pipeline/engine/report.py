@@ -1,7 +1,7 @@
 """Report: give the space back, and say what happened in numbers."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from archiver_pipeline.config.enums import VacuumStrategy
@@ -11,6 +11,7 @@ from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.holds import with_holds
+from archiver_pipeline.engine.recording import record_report
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import timed_step
 from archiver_pipeline.errors import HoldsError, NetworkError, PermissionDeniedError, PreflightError, SourceError
@@ -153,8 +154,42 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         kept_before=plan.kept_before,
         held_reason=shape.holds.reason,
     )
+    report = _recorded(session, report, deletion)
     session.progress.archive_reported(report)
     return report
+
+
+def _recorded(session: ArchiveSession, report: ArchiveReport, deletion: Deletion) -> ArchiveReport:
+    """The report, told to the audit trail. While batches are kept because the store is out, and none was settled since,
+    the trail is out of reach as well: that is a warning, and the run that uploads them tells of it."""
+    if report.kept and not deletion.batches:
+        untold = "the audit trail, which is in the store, was not told of this run's end"
+        return replace(report, warnings=(*report.warnings, untold)) if session.audit.enabled else report
+    record_report(session, _facts(report), report.kept)
+    return report
+
+
+def _facts(report: ArchiveReport) -> dict[str, object]:
+    return {
+        "attempt_id": report.attempt_id,
+        "cutoff": report.cutoff.isoformat(),
+        "windows": [window.window_key for window in report.windows],
+        "rows": report.rows,
+        "rows_bytes": report.rows_bytes,
+        "object_bytes": report.object_bytes,
+        "batches": sum(window.batches for window in report.windows),
+        "superseded_batches": sum(window.superseded_batches for window in report.windows),
+        "settled_before": len(report.settled_before),
+        "left_behind_rows": report.left_behind_rows,
+        "protected_rows": report.protected_rows,
+        "held_rows": report.held_rows,
+        "held_reason": report.held_reason,
+        "stopped_reason": report.stopped_reason,
+        "truncated": report.truncated,
+        "vacuum": report.vacuum,
+        "seconds": round(report.total_seconds, 3),
+        "warnings": list(report.warnings),
+    }
 
 
 def _shape_of_now(session: ArchiveSession, shape: TableShape) -> tuple[TableShape, tuple[str, ...]]:

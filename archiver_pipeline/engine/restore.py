@@ -24,6 +24,7 @@ from archiver_pipeline.domain.watermark import RestoredBatch
 from archiver_pipeline.engine.archived import blocks_of, proved_object, read_receipted_manifest
 from archiver_pipeline.engine.progress import BatchStep
 from archiver_pipeline.engine.protection import build_protection, record_protection
+from archiver_pipeline.engine.recording import record_restore_begins, record_restore_report, record_restored
 from archiver_pipeline.engine.restore_session import RestoreSession
 from archiver_pipeline.engine.selection import Selection, moment_of_text, select_archives, watermark_of
 from archiver_pipeline.engine.turns import Turn, Turns
@@ -113,6 +114,9 @@ def restore_selection(session: RestoreSession, selection: Selection) -> Restorat
     request = session.request
     session.progress.step_started(request.target, "restore", len(selection.archives), selection.rows)
     session.lock.require_held()
+    if selection.archives:
+        keys = [archive.data_key for archive in selection.archives]
+        record_restore_begins(session, request, keys, rows=selection.rows)
     with source_errors(session.target):
         shape = inspect_target(session.connection, request.target, request.conflict)
         protected_until = _protect(session, selection.archives)
@@ -148,6 +152,7 @@ def report_restore(session: RestoreSession, restoration: Restoration) -> Restore
         warnings=restoration.warnings,
         seconds=restoration.seconds,
     )
+    record_restore_report(session, session.request, report)
     session.progress.restore_reported(report)
     return report
 
@@ -190,6 +195,7 @@ class _Work:
             else:
                 done = _restored(archive, merged, perf_counter() - started)
                 session.restored[done.batch_id] = done
+        record_restored(session, session.request, done)
         self.watermark.flush()
         session.progress.batch_finished(
             session.request.target,

@@ -6,6 +6,9 @@ counted again; a superseded mark is written only when no delete of the batch can
 only when none of the batch's row versions is in the table and no other receipted batch holds them. Marks and receipts
 are written in a transaction that holds the settle lock and then found the table lock held: between that look and the
 writing nobody else settles the batch, whatever becomes of the table lock meanwhile.
+
+The audit trail is told of a receipt or mark in that transaction too, before it is written: so each has its entry. A
+crash between leaves the batch pending; it is settled again, and told again.
 """
 
 from datetime import UTC, datetime
@@ -19,6 +22,7 @@ from archiver_pipeline.domain.batch import EncodedBatch, Outcome, Plan, SettledB
 from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, RECEIPT_SUFFIX, SUPERSEDED_SUFFIX, stem_of
 from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, ManifestColumn, Receipt, Superseded
 from archiver_pipeline.domain.safekeeping import ObjectRetention
+from archiver_pipeline.engine.recording import record_receipted, record_superseded
 from archiver_pipeline.engine.safekeeping import wanted_retention
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.eligible import source_clock
@@ -78,7 +82,8 @@ def write_manifest(session: ArchiveSession, manifest: Manifest, retention: Objec
 
 
 def write_receipt(session: ArchiveSession, manifest: Manifest, outcome: Outcome, *, settled_by: str) -> SettledBatch:
-    """Record that none of the batch's row versions is in the table. Safe to repeat."""
+    """Record that none of the batch's row versions is in the table. Safe to repeat. Raises before anything is written
+    when the audit trail does not take it."""
     receipt = Receipt(
         format_version=FORMAT_VERSION,
         batch_id=manifest.batch_id,
@@ -95,10 +100,12 @@ def write_receipt(session: ArchiveSession, manifest: Manifest, outcome: Outcome,
         run_id=session.run_id,
         settled_at=_now(session).isoformat(),
     )
+    data = encode_mark(receipt)
+    record_receipted(session, manifest, receipt, data)
     _create_once(
         session,
         stem_of(manifest.data_key) + RECEIPT_SUFFIX,
-        encode_mark(receipt),
+        data,
         wanted_retention(session, manifest.last_row_time),
     )
     return settled_batch(manifest, outcome)
@@ -116,7 +123,9 @@ def write_superseded(session: ArchiveSession, manifest: Manifest, reason: str, *
         run_id=session.run_id,
         settled_at=_now(session).isoformat(),
     )
-    _create_once(session, stem_of(manifest.data_key) + SUPERSEDED_SUFFIX, encode_mark(mark))
+    data = encode_mark(mark)
+    record_superseded(session, manifest, mark, data)
+    _create_once(session, stem_of(manifest.data_key) + SUPERSEDED_SUFFIX, data)
     return settled_batch(manifest, Outcome.superseded, reason)
 
 

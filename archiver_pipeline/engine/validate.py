@@ -31,6 +31,7 @@ from archiver_pipeline.engine.duplicates import DuplicateSearch
 from archiver_pipeline.engine.examination import NEXT_STEPS, Examined, Validation, examine_batch
 from archiver_pipeline.engine.kept_files import list_kept, list_strangers
 from archiver_pipeline.engine.progress import BatchStep
+from archiver_pipeline.engine.recording import record_validation
 from archiver_pipeline.engine.repair import Repairs, repair_table
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import timed_step
@@ -51,7 +52,8 @@ _DRIFT_STEP = "nothing for the archive; restoring such objects needs a schema st
 
 
 def validate_table(session: ArchiveSession, request: ValidationRequest) -> ValidationReport:
-    """Validate the table's archives that the request takes. Changes nothing, unless `repair` is asked for.
+    """Validate the table's archives that the request takes. Changes nothing, unless `repair` is asked for, and writes
+    nothing but its entry in the audit trail: without that it fails.
 
     What is wrong with an archive is a finding; whatever keeps us from looking is raised: a part that could not be
     looked at is never valid. Raises ConfigError for a request that makes no sense, NetworkError, PermissionDeniedError,
@@ -69,6 +71,7 @@ def validate_table(session: ArchiveSession, request: ValidationRequest) -> Valid
         seen.found += _stale_fallbacks(session, request.now)
         seen.found += _drift(seen.shapes, live)
     report = _report(session, request, seen, repairs, audited=live is not None, seconds=watch.seconds)
+    record_validation(session, request, report)
     session.progress.validation_reported(report)
     return report
 

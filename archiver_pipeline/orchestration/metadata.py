@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from archiver_pipeline.domain.audit import AuditHead
 from archiver_pipeline.domain.pace import Pace
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.engine.backlog import Backlog
@@ -32,6 +33,13 @@ def window_metadata(report: ArchiveReport, window: WindowReport) -> Mapping[str,
         "held_rows": window.held_rows,
         "objects": dg.MetadataValue.md(_key_list(window.keys)),
     }
+
+
+def audit_metadata(head: AuditHead | None) -> Mapping[str, Any]:
+    """Where the table's audit trail ended with this run: a second place, from which it can be verified."""
+    if head is None:
+        return {}
+    return {"audit_link": head.sequence, "audit_link_sha256": head.sha256}
 
 
 def report_metadata(report: ArchiveReport, shape: TableShape) -> Mapping[str, Any]:

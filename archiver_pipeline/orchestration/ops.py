@@ -16,12 +16,14 @@ from archiver_pipeline.domain.batch import Deletion, Encoding, Extraction, Plan,
 from archiver_pipeline.domain.pace import Pace, drained_per_day
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.domain.windows import Window, WindowUnit, window_of_key
+from archiver_pipeline.engine.audit import AuditTrail
 from archiver_pipeline.engine.backlog import measure_backlog, measure_intake
 from archiver_pipeline.engine.compress import compress_batches
 from archiver_pipeline.engine.delete import delete_batches
 from archiver_pipeline.engine.extract import extract_batches
 from archiver_pipeline.engine.plan import plan_archive
 from archiver_pipeline.engine.progress import Progress
+from archiver_pipeline.engine.recording import record_refusal
 from archiver_pipeline.engine.report import report_archive
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.upload import upload_batches
@@ -31,6 +33,7 @@ from archiver_pipeline.orchestration.history import archived_rows_of, table_hist
 from archiver_pipeline.orchestration.metadata import (
     BACKLOG_COUNTED_ROWS,
     archive_checks,
+    audit_metadata,
     backlog_metadata,
     report_metadata,
     window_metadata,
@@ -101,6 +104,7 @@ class StepOps:
                 report = report_archive(session, before)
                 shape = before.verification.upload.encoding.extraction.plan.shape
                 left = _left(context.instance, session, shape, report.rows)
+            left = {**left, **audit_metadata(session.audit.head)}
             _runtime(context).reports[settings] = report
             for kept in (*report.kept, *report.kept_before):
                 context.log.warning(str(kept))
@@ -179,6 +183,9 @@ class Session(Protocol):
     @property
     def progress(self) -> Progress: ...
 
+    @property
+    def audit(self) -> AuditTrail: ...
+
 
 @contextmanager
 def engine_errors(context: dg.OpExecutionContext | dg.AssetExecutionContext, session: Session) -> Iterator[None]:
@@ -203,6 +210,7 @@ def engine_errors(context: dg.OpExecutionContext | dg.AssetExecutionContext, ses
 
 
 def _failure(session: Session, error: ArchiverError) -> dg.Failure:
+    record_refusal(session, error)
     session.progress.archive_failed(session.name, error)
     return dg.Failure(
         description=str(error),

@@ -251,6 +251,23 @@ class S3Store:
                 hint="retrieve it (a restore of the object starts that), then run again",
             )
 
+    def describe(self, key: str) -> dict[str, str]:
+        """What the store says of an object, by one HEAD: etag, version_id, storage_class, modified_at, encryption,
+        lock_mode, retain_until, legal_hold; empty where it says nothing. Raises ObjectMissingError."""
+        with self._errors(key):
+            head = self._client.head_object(Bucket=self.settings.bucket, Key=key)
+        retain_until, modified_at = head.get("ObjectLockRetainUntilDate"), head.get("LastModified")
+        return {
+            "etag": head.get("ETag", "").strip('"'),
+            "version_id": head.get("VersionId", ""),
+            "storage_class": head.get("StorageClass") or StorageClass.STANDARD.value,
+            "modified_at": modified_at.isoformat() if modified_at else "",
+            "encryption": head.get("ServerSideEncryption", ""),
+            "lock_mode": head.get("ObjectLockMode", ""),
+            "retain_until": retain_until.isoformat() if retain_until else "",
+            "legal_hold": head.get("ObjectLockLegalHoldStatus", ""),
+        }
+
     def retrieval_state(self, key: str) -> RetrievalState:
         """Whether an object can be read as the store says, by one HEAD.
 

@@ -58,6 +58,10 @@ class Bucket:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         return sorted(item["Key"] for page in pages for item in page.get("Contents", ()))
 
+    def archive_keys(self) -> list[str]:
+        """All keys but those of the audit trail, which grows with every look."""
+        return [key for key in self.keys() if not key.startswith(f"{self.prefix}/_audit/")]
+
     def read(self, key: str) -> bytes:
         """The bytes of one object."""
         return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
