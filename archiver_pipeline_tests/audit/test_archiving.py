@@ -156,10 +156,10 @@ def test_every_receipt_has_its_entry_before_it_is_written(archiving, audit, buck
     seen = []
     original = settlement._create_once
 
-    def creating(session, key, data):
+    def creating(session, key, data, *how):
         facts = [entry["facts"] for entry in entries(bucket, "batch")]
         seen.append(any(one["document_key"] == key and one["document_sha256"] == sha256(data) for one in facts))
-        original(session, key, data)
+        original(session, key, data, *how)
 
     monkeypatch.setattr(settlement, "_create_once", creating)
     archiving.archive()
