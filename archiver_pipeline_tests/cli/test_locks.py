@@ -62,7 +62,7 @@ def test_a_lock_that_is_held_ends_with_4_and_names_its_holder(workplace, configu
         *(["if it was killed, its lock ends in"] if kind is LockType.REDIS else []),
     ):
         assert told in found.error
-    assert workplace.keys_like("") == []
+    assert workplace.bucket.archive_keys() == []
     ledger.account()
 
 
