@@ -116,10 +116,13 @@ class _Told:
             self.void.add(batch_id)
 
 
+_REMOVING = ("intended", "removed")
+
+
 def batches_of_expiry(entry: AuditEntry) -> list[str]:
-    """The batches that an entry of kind expiry says are, or are about to be, removed."""
-    found = entry.facts.get("batch_ids") or [entry.facts.get("batch_id")]
-    return [batch_id for batch_id in found if isinstance(batch_id, str)]
+    """The batches of which an entry of kind expiry says that they are, or are about to be, removed."""
+    batch_id = entry.facts.get("batch_id")
+    return [batch_id] if isinstance(batch_id, str) and entry.facts.get("event") in _REMOVING else []
 
 
 def _documents(store: S3Store, stored: list[StoredBatch]) -> Iterator[tuple[StoredBatch, str, bytes]]:

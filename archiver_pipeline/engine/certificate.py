@@ -40,6 +40,8 @@ _STATES = {
     BatchState.receipted: CertifiedState.archived,
     BatchState.pending: CertifiedState.pending,
     BatchState.superseded: CertifiedState.superseded,
+    BatchState.expiring: CertifiedState.archived,
+    BatchState.expired: CertifiedState.expired,
     BatchState.orphaned: CertifiedState.pending,
 }
 
@@ -208,15 +210,19 @@ class _Making:
     def certificates(self, batch: StoredBatch, rows: tuple[CertifiedRow, ...]) -> list[Certificate]:
         """One for the batch, or one for each of the rows."""
         if not batch.has_manifest:
-            return []
+            is_told = batch.batch_id in self.trail.entries
+            return [self.of_trail_alone(batch.batch_id, batch)] if is_told else []
         documents = self._documents(batch)
         contents = _Contents(self.store, documents.manifest, rows)
         read = contents.check()
         return [self._certificate(batch, documents, read, row) for row in contents.rows or (None,)]
 
-    def of_trail_alone(self, batch_id: str) -> Certificate:
-        """Of a batch of which the store has nothing any more: expired, or lost."""
+    def of_trail_alone(self, batch_id: str, batch: StoredBatch | None = None) -> Certificate:
+        """Of a batch of which the store has no manifest any more, and a receipt at most: expired, or lost."""
         entry, place = self.trail.entries[batch_id][-1]
+        if batch is not None and batch.has_receipt:
+            data = self.store.read_document(batch.stem + RECEIPT_SUFFIX)
+            entry, place = self._entry_of(batch, sha256_hex(data)) or (entry, place)
         facts = entry.facts
         at = self.trail.expired.get(batch_id)
         gone = Check("the archive's removal is told by the trail", CheckOutcome.passed, f"at {at}")

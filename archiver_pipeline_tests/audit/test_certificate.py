@@ -6,7 +6,10 @@ import json
 import pytest
 
 from archiver_pipeline.domain.certificate import CertifiedState, CheckOutcome
+from archiver_pipeline.domain.expiry import ExpiryOutcome
+from archiver_pipeline.engine.audit_verify import verify_trail
 from archiver_pipeline.engine.certificate import certify_batch, certify_key, certify_window, parse_key
+from archiver_pipeline.engine.expiry import apply_expiry
 from archiver_pipeline.errors import ConfigError
 from archiver_pipeline.storage.s3 import S3Store
 from archiver_pipeline_tests.audit.trails import NAME, link_keys, links
@@ -121,6 +124,19 @@ def test_what_was_tampered_with_does_not_verify(archived, bucket, store):
     for key in bucket.keys(found.stem):
         bucket.client.delete_object(Bucket=bucket.bucket, Key=key)
     assert (certified().state, certified().verifies) == (CertifiedState.lost, False)
+
+
+def test_an_expired_archive_is_certified_as_such_and_its_trail_is_clean(archiving, archived, store):
+    found = archived.receipted()
+    session = archiving.session(archive_retention_days=39)
+    assert all(settled.outcome is ExpiryOutcome.expired for settled in apply_expiry(session))
+    session.close()
+    assert verify_trail(store, NAME).is_clean
+    [one] = certify_batch(store, NAME, found[0].receipt["batch_id"]).certificates
+    assert (one.state, one.verifies) == (CertifiedState.expired, True)
+    assert (one.object_sha256, one.deleted_at) == (found[0].receipt["object_sha256"], found[0].receipt["settled_at"])
+    assert certify_key(store, NAME, "17").certificates == ()
+    assert len(certify_window(store, NAME, found[0].manifest["window"]).certificates) >= 1
 
 
 def test_without_a_trail_the_rest_is_verified_and_the_lack_is_said(archiving, audit, store):
