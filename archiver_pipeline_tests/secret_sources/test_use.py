@@ -15,6 +15,7 @@ from archiver_pipeline.errors import AlertError, ConfigError, NetworkError, Perm
 from archiver_pipeline.holds.api import HoldsApi
 from archiver_pipeline.locks.redis_lock import acquire_redis_lock
 from archiver_pipeline.notify.channel import open_channels
+from archiver_pipeline.orchestration.build import build_definitions
 from archiver_pipeline.postgres.connection import connect
 from archiver_pipeline.postgres.copy_out import RowStream
 from archiver_pipeline.secret_sources.reference import parse_reference
@@ -151,7 +152,8 @@ def test_check_reads_each_and_names_its_key(tmp_path, at_vault):
         "notifications: {enabled: false, slack: {webhook_url_from: 'file:unused'}}\n",
         with_database("password_from: vault:secret/db#p\nread_replica: {host: r, password_from: 'file:nowhere'}"),
     )
-    assert at_vault.asked == [], "nothing is read while the file is"
+    build_definitions(loaded)
+    assert at_vault.asked == [], "nothing is read while the file or Dagster's code location is"
     found = [one for one in preflight(loaded, (), datetime.now(UTC)) if one.subject.startswith("secret ")]
     assert [(one.subject, one.level, one.exit_code) for one in found] == [
         ("secret databases[0].password_from", Level.ok, 0),
