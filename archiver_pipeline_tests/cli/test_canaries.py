@@ -28,6 +28,7 @@ from archiver_pipeline.postgres.connection import connect
 from archiver_pipeline.sandbox.processes import free_port
 from archiver_pipeline.storage.s3 import S3Store
 from archiver_pipeline_tests.canaries import AWKWARD, Search, canary, spellings
+from archiver_pipeline_tests.cli.faulty_store import damaging_store
 from archiver_pipeline_tests.cli.workplace import SECRET_VARIABLE, Workplace, wait_until
 from archiver_pipeline_tests.plugins import hold_api as hold_api_module
 from archiver_pipeline_tests.plugins import listening
@@ -309,6 +310,9 @@ def fail(planted: Planted, vault: VaultServer, hold_api: Any) -> None:
     planted.run("run", "-d", "env", "--log-format", "json", code=(5, 2), **{SECRET_VARIABLE: wrong})
     closed = free_port()
 
+    def damaging(changed: dict[str, Any]) -> None:
+        changed["s3"]["endpoint"] = damaged
+
     def nowhere(changed: dict[str, Any]) -> None:
         changed["s3"]["endpoint"] = f"http://127.0.0.1:{closed}"
 
@@ -323,6 +327,11 @@ def fail(planted: Planted, vault: VaultServer, hold_api: Any) -> None:
         for name in ("access_key_id", "secret_access_key_env"):
             changed["s3"].pop(name)
 
+    path = planted.other_config("nowhere", nowhere)
+    unreachable = planted.workplace.start("run", "-d", "aws", "--direct", "-c", path)
+    again("plain")
+    with damaging_store(document["s3"]["endpoint"]) as damaged:
+        planted.run("run", "-d", "plain", "--direct", "-c", planted.other_config("damaging", damaging), code=(1, 2))
     for change, code in ((no_bucket, 3), (refused, 7), (by_chain, (5, 2, 7))):
         planted.run("run", "-d", "env", "--direct", "-c", planted.other_config(change.__name__, change), code=code)
     hook = search.plant("webhook that is not there", awkward=False)
@@ -339,7 +348,10 @@ def fail(planted: Planted, vault: VaultServer, hold_api: Any) -> None:
     vault.failure = 0
     planted.run("run", "-d", "vault", "--direct", code=5, VAULT_TOKEN=search.plant("wrong Vault token", awkward=False))
     planted.run("check", "--json", code=(3, 5), AWS_SECRET_ACCESS_KEY="x", AWS_REGION="eu-west-1")
-    assert document["s3"]["bucket"] != "no-such-bucket"
+    finished = planted.workplace.end(unreachable)
+    assert finished.code == 7, finished
+    search.look("stdout of commands", "archiver run without a store", finished.stdout)
+    search.look("stderr of commands", "archiver run without a store", finished.stderr)
 
 
 def with_pgpass(planted: Planted) -> None:
