@@ -57,10 +57,11 @@ class HoldSources:
         """Whether there is anything to ask. Without it no hold can be in force, and none is looked for."""
         return bool(self._settings.sources) or self._table_settings.legal_hold
 
-    def read(self, connection: Connection, types: Mapping[str, str]) -> Holds:
+    def read(self, connection: Connection, types: Mapping[str, str] | None) -> Holds:
         """Every hold on the table that is in force now, by the clock of the primary, to which `connection` leads.
 
         `types` are the table's columns as the catalog has them: a predicate that does not fit them holds every row.
+        With None predicates are not tried, for whoever only asks whether there is any hold.
         Raises HoldsError, NetworkError, PermissionDeniedError, PreflightError or SourceError when a source can't be
         read.
         """
@@ -70,7 +71,7 @@ class HoldSources:
             found = [*self._written_in_file(connection), *self._asked_of_api(connection)]
             found += self._in_this_database(connection)
             found += self._in_other_database()
-            return usable(connection, found, types)
+            return usable(connection, found, types) if types is not None else Holds(tuple(found))
 
     def guard(self, connection: Connection, shape: TableShape) -> HoldGuard | None:
         """What the delete transaction looks at, with the holds of now; None when there is no source.
@@ -232,7 +233,7 @@ def block_of_expiry(session: "ArchiveSession") -> str:
     the table no longer has, so predicates are not tried. Raises when holds can't be read: then remove nothing.
     """
     with source_errors(session.primary), session.connections.take() as connection:
-        return session.hold_sources.read(connection, {}).reason
+        return session.hold_sources.read(connection, None).reason
 
 
 @contextmanager

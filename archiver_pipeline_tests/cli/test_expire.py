@@ -21,7 +21,7 @@ def trail(workplace, kind):
 
 
 def test_archives_are_shown_asked_for_and_removed(workplace):
-    assert workplace.run("run").code == 0
+    assert workplace.run("run", "--direct").code == 0
     data = workplace.keys_like(".jsonl.gz")
     kept = workplace.run("expire")
     assert (kept.code, "kept for ever" in kept.stdout) == (0, True)
@@ -58,7 +58,6 @@ def test_archives_are_shown_asked_for_and_removed(workplace):
     listed = workplace.run("list", "--json").json[0]
     assert {batch["state"] for batch in listed["batches"]} == {"expired"}
     assert listed["totals"]["rows"] is None
-    assert "expired" in workplace.run("list").stdout
     assert workplace.run("validate").code == 0
     restored = workplace.run("restore", "--table", "audit_logs", "--restore-all", "--direct")
     assert (restored.code, f"{len(data)} are expired" in restored.error) == (3, True)
@@ -67,7 +66,7 @@ def test_archives_are_shown_asked_for_and_removed(workplace):
 
 
 def test_what_is_in_the_way_is_told_with_an_exit_code(workplace, holding):
-    workplace.run("run")
+    workplace.run("run", "--direct")
     data = workplace.keys_like(".jsonl.gz")
     workplace.document["legal_holds"] = {"enabled": True}
     workplace.write(archive_retention_days=39)
@@ -154,7 +153,7 @@ def test_an_override_of_the_floor_is_told_everywhere(workplace):
     assert [one["message"] for one in checked.json if one["level"] == "warning" and "floor" in one["message"]] == [
         words
     ]
-    ran = workplace.run("run", "--json")
+    ran = workplace.run("run", "--direct", "--json")
     assert ran.code == 0
     assert words in ran.error
     assert all(words in report["warnings"] for report in ran.json["reports"])

@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -33,8 +35,10 @@ from archiver_pipeline.errors import (
 from archiver_pipeline.postgres.advisory_lock import acquire_table_lock
 from archiver_pipeline.sandbox.processes import free_port
 from archiver_pipeline.storage.s3 import S3Store
+from archiver_pipeline_tests.cli.faulty_store import _relay_to
 from archiver_pipeline_tests.engine.faults import InterruptedRunError, Point, interrupt, place
 from archiver_pipeline_tests.engine.running import pending, put
+from archiver_pipeline_tests.engine.test_holds_race import WAITING
 from archiver_pipeline_tests.plugins.holding import FROM_TABLE
 
 DAYS = 39
@@ -209,6 +213,23 @@ class _Lawyer(threading.Thread):
         self.seen = self._look()
 
 
+def test_a_hold_waits_while_an_archive_is_removed(archiving, holding, archives, expire, monkeypatch):
+    """After the last look nobody can place a hold until the archive is gone; every later one stays."""
+    placing = threading.Thread(target=holding.place)
+
+    def begin_to_hold():
+        placing.start()
+        deadline = time.monotonic() + 10
+        while not archiving.database.execute(WAITING)[0][0]:
+            assert time.monotonic() < deadline, "a hold could be placed while an archive was removed"
+            time.sleep(0.01)
+
+    place(Point(_STORE, "remove_expired", before=True), begin_to_hold, monkeypatch.setattr)
+    settled = expire(holds=FROM_TABLE)
+    placing.join()
+    assert outcomes(settled) == {ExpiryOutcome.expired: 1, ExpiryOutcome.blocked: len(archives) - 1}
+
+
 @pytest.mark.parametrize("moment", ["plan_expiry", "write_intent"])
 def test_a_hold_after_the_plan_keeps_every_archive(archiving, holding, archives, bucket, expire, moment, monkeypatch):
     """The hold of the API or the file is not held still, so it is asked for again right before the removal."""
@@ -234,7 +255,9 @@ def test_while_anything_is_in_the_way_nothing_goes(archiving, audit, holding, ar
         expire()
     lock.release()
     holding.place("id = 1")
-    assert outcomes(expire(holds=FROM_TABLE)) == {ExpiryOutcome.blocked: len(archives)}
+    held = expire(holds=FROM_TABLE)
+    assert outcomes(held) == {ExpiryOutcome.blocked: len(archives)}
+    assert all(one.reason.startswith("legal hold on some rows: case 7") for one in held)
     holding.lift_all()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ManifestError):
         patch.setattr("archiver_pipeline.engine.audit.AuditTrail.record", _refuse)
@@ -439,6 +462,27 @@ def test_a_versioned_bucket_keeps_no_version(archiving, audit, bucket):
     assert sum(one.removed_versions for one in settled) == 2 * len(archives) + 3
     left = versions(client, name)
     assert not [key for key in left if key.endswith((".jsonl.gz", ".manifest.json"))]
+
+
+def test_a_store_that_knows_no_versions_has_one_of_each_object(archiving, bucket, archives, expire):
+    class Relay(_relay_to(urlsplit(bucket.endpoint).netloc)):
+        def do_GET(self):  # noqa: N802
+            if "versions" not in self.path:
+                self.relay()
+                return
+            self.send_response(501)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = replace(archiving.store_settings(), endpoint=f"http://127.0.0.1:{server.server_port}")
+        settled = expire(store=store)
+        server.shutdown()
+    assert outcomes(settled) == {ExpiryOutcome.expired: len(archives)}
+    assert {one.removed_versions for one in settled} == {2}
+    assert endings(bucket, archives[0].stem) == {"receipt.json", "expiry.json", "expired.json"}
 
 
 def test_what_the_store_locks_stays_whole_and_others_go(archiving, audit, s3_server, expire):

@@ -1,6 +1,7 @@
 """The job that expires archives, and that no run's config can shorten a retention."""
 
 from archiver_pipeline.orchestration.build import build_definitions
+from archiver_pipeline.orchestration.names import asset_key
 from archiver_pipeline_tests.orchestration.documents import config_of, database, table
 
 
@@ -16,8 +17,10 @@ def observed(result):
 
 
 def test_a_launched_job_shows_and_removes_only_when_told(workplace, instance):
+    workplace.write(retention_days=6, retention_floor_override="a reason that is told", archive_retention_days=39)
     assert workplace.run("run").code == 0
-    workplace.write(archive_retention_days=39)
+    told = instance.get_latest_materialization_event(asset_key(workplace.loaded().tables[0])).asset_materialization
+    assert told.metadata["retention_floor_override"].value == "a reason that is told"
     data = workplace.keys_like(".jsonl.gz")
     shown = launch(workplace, instance)
     assert shown.success
