@@ -289,7 +289,12 @@ def test_no_protection_costs_one_listing_per_plan_and_look(archiving, audit, mon
     session = archiving.session()
     windows = all_windows(archiving, session)
     asked, plain = [], S3Store.list_objects
-    monkeypatch.setattr(S3Store, "list_objects", lambda store, prefix: (asked.append(prefix), plain(store, prefix))[1])
+
+    def listing(store, prefix, **how):
+        asked.append(prefix)
+        return plain(store, prefix, **how)
+
+    monkeypatch.setattr(S3Store, "list_objects", listing)
     monkeypatch.setattr(S3Store, "read_document", lambda store, key: pytest.fail(f"{key} is read"))
     for look in (
         lambda: due(session),
