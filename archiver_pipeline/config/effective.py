@@ -335,7 +335,7 @@ def _replica(
 def _table(table: Table, database: Database, config: ArchiverConfig, base: Path) -> TableSettings:
     levels = [table, database, config.defaults]
     settings: dict[str, Any] = {name: inherited(name, levels) for name in INHERITED}
-    archive_days = settings.get("archive_retention_days")
+    archive_days = settings["archive_retention_days"]
     settings["sleep_between_batches_seconds"] = settings.pop("sleep_between_batches")
     settings["staging_dir"] = _folder(settings["staging_dir"], base)
     return TableSettings(

@@ -80,6 +80,13 @@ def test_every_gap_is_reported_at_once(problems):
     }
 
 
+def test_a_lock_lasts_until_the_archive_may_expire_where_that_is_written(problems, load):
+    text = with_s3("object_lock: {mode: governance}")
+    assert set(problems(text)) == {"s3.object_lock.retain_days"}
+    loaded = load(text + "        archive_retention_days: 900\n")
+    assert (tables(loaded)[0].lock_days, tables(loaded)[0].lock_from_last_row) == (900, True)
+
+
 def test_a_lock_needs_a_length_and_compliance_an_acknowledgement(load):
     loaded = load(with_s3("object_lock: {mode: compliance, retain_days: 10, acknowledge_irrevocable: true}"))
     assert loaded.store.object_lock is ObjectLockMode.COMPLIANCE

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ from pydantic import SecretStr
 from archiver_pipeline.config.effective import StoreSettings
 from archiver_pipeline.config.enums import Encryption, ObjectLockMode
 from archiver_pipeline.domain.audit import AuditKind
+from archiver_pipeline.domain.expiry import ExpiryOutcome, SettledExpiry
 from archiver_pipeline.domain.restore import RetrievalTier
+from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.domain.validation import ValidationRequest
 from archiver_pipeline.engine.archived import list_stored
 from archiver_pipeline.engine.bucket_check import bucket_findings, encryption_findings, lock_findings
+from archiver_pipeline.engine.expiry import apply_expiry
 from archiver_pipeline.engine.finding import Level
 from archiver_pipeline.engine.preflight import probe_configured_store
 from archiver_pipeline.engine.validate import validate_table
 from archiver_pipeline.errors import ArchiverError, PermissionDeniedError
 from archiver_pipeline.sandbox.s3_server import S3Server
 from archiver_pipeline.storage.s3 import S3Store
-from archiver_pipeline_tests.plugins.archiving import YOUNG_ROWS, Archiving, create_audit_table
+from archiver_pipeline_tests.plugins.archiving import DATABASE_ID, YOUNG_ROWS, Archiving, create_audit_table
 from archiver_pipeline_tests.plugins.restoring import Restoring
 from archiver_pipeline_tests.plugins.servers import Bucket, Database
 from archiver_pipeline_tests.storage.enforcing_store import Enforcing, Policy, enforcing_store
@@ -40,6 +43,7 @@ ARCHIVE_ROLE = "arn:aws:iam::111122223333:role/archiver-archive"
 IN_TLS = {"aws:SecureTransport": "true", "aws:PrincipalArn": ARCHIVE_ROLE}
 DAYS = 5
 OLD_ROWS = 3
+TABLE = TableName(DATABASE_ID, "public", "audit_logs")
 ALL_ROWS = OLD_ROWS + YOUNG_ROWS
 WORKING = ("archive", "restore", "validate")
 # SeaweedFS takes no policy that names them. It asks an administrator's right for some, and knows no retrieval.
@@ -169,6 +173,42 @@ def test_a_role_can_do_its_work_and_could_not_with_less(prepared, enforcing, rol
     enforcing.identity, enforcing.refused = own, []
     work()
     assert enforcing.refused == []
+
+
+def test_the_role_that_removes_archives_can_do_that_and_could_not_with_less(prepared, enforcing):
+    """Of eight archives the store keeps two, each by a lock of another kind."""
+    prepared.database.execute("DROP TABLE audit_logs")
+    create_audit_table(prepared.database, old=8)
+    prepared.archive(store=settings_of(prepared, object_lock=None), batch_size=1)
+    client, name = prepared.bucket.client, prepared.bucket.bucket
+    first, second, *_ = [one.data_key for one in list_stored(S3Store(prepared.store_settings()), TABLE)]
+    until = datetime.now(UTC) + timedelta(days=1)
+    retention = {"Mode": "GOVERNANCE", "RetainUntilDate": until}
+    client.put_object_retention(Bucket=name, Key=first, Retention=retention)
+    client.put_object_legal_hold(Bucket=name, Key=second, LegalHold={"Status": "ON"})
+    enforcing.context["aws:PrincipalArn"] = EXPIRE_ROLE
+    own, store = policy("iam-expire", name), settings_of(prepared, endpoint=enforcing.endpoint)
+
+    def work() -> list[SettledExpiry]:
+        session = prepared.session(store=store, archive_retention_days=35, lock_days=35)
+        try:
+            return list(apply_expiry(session))
+        finally:
+            session.close()
+
+    for missing, less in with_one_less(own):
+        enforcing.identity, enforcing.refused = less, []
+        with suppress(ArchiverError):
+            kept = [one.reason for one in work() if one.outcome is not ExpiryOutcome.expired]
+            assert kept, f"expire did not miss {missing}"
+        assert enforcing.refused, f"{missing}: it failed for another reason"
+    enforcing.identity, enforcing.refused = own, []
+    settled = work()
+    assert enforcing.refused == []
+    kept = {one.archive.data_key: one.reason for one in settled if one.outcome is not ExpiryOutcome.expired}
+    assert set(kept) == {first, second}
+    assert all("blocked by the store" in reason for reason in kept.values())
+    assert ExpiryOutcome.expired in {one.outcome for one in settled}
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,7 @@ def enforcing_store(endpoint: str) -> Iterator[Enforcing]:
                 if not store.allows(Need(f"s3:{action}", f"arn:aws:s3::{path.replace('/', ':', 1)}", {})):
                     family = "object-lock-legal-hold" if header == "legal-hold" else "object-lock-(mode|retain)"
                     for name in [one for one in answer.headers if re.search(family, one.lower())]:
+                        store.refused.append(Need(f"s3:{action}", path, {}))
                         del answer.headers[name]
             super()._answer(answer, body)
 
