@@ -205,5 +205,5 @@ def test_check_tells_how_the_bytes_travel(tls, served):
 
 def test_a_line_that_is_cut_is_no_matter_of_certificates():
     for text in ("SSL connection has been closed unexpectedly", "SSL SYSCALL error: EOF detected"):
-        error: ArchiverError = error_of_sqlstate(None, text)
+        error: ArchiverError = error_of_sqlstate(None, text, user="archiver")
         assert type(error) is NetworkError

@@ -40,13 +40,15 @@ class Need:
 
 @dataclass
 class Enforcing:
-    """The relay's endpoint, the policies in force, and what they refused so far."""
+    """The relay's endpoint, the policies in force, and what they refused or hid so far."""
 
     endpoint: str = ""
     identity: Policy = field(default_factory=lambda: {"Statement": []})
     bucket: Policy = field(default_factory=lambda: {"Statement": []})
     context: dict[str, str] = field(default_factory=dict)
     refused: list[Need] = field(default_factory=list)
+    hidden: list[Need] = field(default_factory=list)
+    """Locks that were left out of an answer."""
 
     def allows(self, need: Need) -> bool:
         """An explicit Deny of either policy wins; else the identity must be allowed."""
@@ -87,7 +89,7 @@ def enforcing_store(endpoint: str) -> Iterator[Enforcing]:
                 if not store.allows(Need(f"s3:{action}", f"arn:aws:s3::{path.replace('/', ':', 1)}", {})):
                     family = "object-lock-legal-hold" if header == "legal-hold" else "object-lock-(mode|retain)"
                     for name in [one for one in answer.headers if re.search(family, one.lower())]:
-                        store.refused.append(Need(f"s3:{action}", path, {}))
+                        store.hidden.append(Need(f"s3:{action}", path, {}))
                         del answer.headers[name]
             super()._answer(answer, body)
 
