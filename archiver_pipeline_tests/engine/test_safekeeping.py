@@ -190,7 +190,7 @@ def test_a_kept_batch_is_locked_before_its_rows_go(locking, lock_bucket, tmp_pat
 def test_archives_are_locked_and_can_not_be_deleted(locking, lock_bucket):
     locking.archive(store=locked(locking), lock_days=DAYS)
     ledger = locking.ledger()
-    keys = lock_bucket.keys(lock_bucket.prefix)
+    keys = lock_bucket.keys(locking.ledger().prefix)
     assert len(keys) == 3 * len(ledger.receipted()) > 0
     store = S3Store(locking.store_settings())
     wanted = ObjectRetention("GOVERNANCE", datetime.now(UTC) + timedelta(days=DAYS, minutes=-5))
@@ -217,7 +217,7 @@ def test_rows_so_old_that_their_archive_may_expire_at_once_need_no_lock(locking,
     locking.archive(store=locked(locking), lock_days=1, lock_from_last_row=True)
     assert locking.ledger().receipted()
     store = S3Store(locking.store_settings())
-    assert {store.retention_of(key) for key in lock_bucket.keys(lock_bucket.prefix)} == {None}
+    assert {store.retention_of(key) for key in lock_bucket.keys(locking.ledger().prefix)} == {None}
 
 
 @pytest.mark.parametrize("versioning", ["Enabled", None])
@@ -256,7 +256,7 @@ def test_a_batch_that_never_gets_to_its_delete_is_not_locked(locking, lock_bucke
         place(Point("archiver_pipeline.engine.archive", "verify_batches"), interrupt, patch.setattr)
         locking.archive(store=locked(locking), lock_days=DAYS)
     store = S3Store(locking.store_settings())
-    keys = lock_bucket.keys(lock_bucket.prefix)
+    keys = lock_bucket.keys(locking.ledger().prefix)
     assert keys
     assert {store.retention_of(key) for key in keys} == {None}
 
