@@ -33,6 +33,8 @@ class Mistake(Enum):
     receipt_beside_another = auto()
     superseded_for_any_shared_row = auto()
     superseded_for_rows_that_are_gone = auto()
+    fate_without_reading_trail = auto()
+    link_again_without_look = auto()
 
 
 class At(Enum):
@@ -55,6 +57,7 @@ class At(Enum):
     commit_wait = auto()
     receipt_lock = auto()
     receipt_look = auto()
+    link_wait = auto()
     receipt_wait = auto()
     void_lock = auto()
     void_look = auto()
@@ -97,12 +100,15 @@ class Run(NamedTuple):
 
 
 class State(NamedTuple):
-    """`removed` is what deletes of runs took out of the table; `wire` are writes that may still arrive."""
+    """`removed` is what deletes of runs took out of the table; `wire` are documents that may still arrive, and
+    `sent_links` are links of the audit trail that may, each for one place in `links`."""
 
     table: Versions
     removed: Versions
     batches: tuple[Batch, ...]
     wire: frozenset[tuple[str, int, int]]
+    links: tuple[int, ...]
+    sent_links: frozenset[tuple[int, int, int]]
     lock: int
     transactions: tuple[Transaction | None, ...]
     runs: tuple[Run, ...]
@@ -113,8 +119,13 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Scope:
-    """How much may happen. `changes` are what applications do, in any order, each at most once: `+b` inserts a row
-    version, `-a` deletes one, `a>A` puts another in its place (the second letter's key is that of the first)."""
+    """How much may happen.
+
+    `changes` are what applications do, in any order, each at most once: `+b` inserts a row version, `-a` deletes one,
+    `a>A` puts another in its place (the second letter's key is that of the first). With `trail` a batch's archiving is
+    a link of the audit trail before it is a receipt. With `late_marks` receipts, marks and links may arrive when their
+    run and its sessions are long gone.
+    """
 
     table: str = "a"
     changes: tuple[str, ...] = ()
@@ -123,6 +134,7 @@ class Scope:
     kills: int = 1
     cuts: int = 0
     late_marks: bool = False
+    trail: bool = False
     mistake: Mistake | None = None
 
 
@@ -165,7 +177,9 @@ def _first(scope: Scope) -> State:
     nothing: tuple[Transaction | None, ...] = (None,) * scope.runs
     runs = (Run(),) * scope.runs
     table = frozenset(scope.table)
-    return State(table, NONE, (), frozenset(), -1, nothing, runs, scope.kills, scope.cuts, scope.changes)
+    return State(
+        table, NONE, (), frozenset(), (), frozenset(), -1, nothing, runs, scope.kills, scope.cuts, scope.changes
+    )
 
 
 def _way(came_from: dict[State, tuple[State, str] | None], state: State) -> list[str]:
@@ -201,6 +215,8 @@ def _steps(scope: Scope, state: State) -> Iterator[tuple[str, State]]:
     yield from _server(scope, state)
     for kind, index, _ in state.wire:
         yield f"{kind} of batch {index} arrives", _arrive(state, kind, index)
+    for sequence, index, sender in state.sent_links:
+        yield f"link {sequence} of batch {index} arrives", _arrive_link(state, sequence, index, sender)
     for change in state.changes:
         yield from _application(state, change)
 
@@ -315,12 +331,20 @@ def _fate(scope: Scope, state: State, number: int, run: Run) -> State:
         return _at(_with_transaction(state, number, None), number, At.delete_lock)
     if present or scope.mistake is Mistake.superseded_for_rows_that_are_gone:
         return _send(state, number, "superseded", At.mark_wait)
-    others = [batch.versions for index, batch in enumerate(state.batches) if batch.receipt and index != run.batch]
+    reads_trail = scope.trail and scope.mistake is not Mistake.fate_without_reading_trail
+    decided = set(state.links) if reads_trail else set()
+    if run.batch in decided:
+        return _send(state, number, "receipt", At.mark_wait)
+    others = [
+        batch.versions
+        for index, batch in enumerate(state.batches)
+        if (batch.receipt or index in decided) and index != run.batch
+    ]
     shared = versions & frozenset().union(*others)
     if scope.mistake is Mistake.receipt_beside_another:
         shared = NONE
     if not shared:
-        return _send(state, number, "receipt", At.mark_wait)
+        return _send_link(state, number) if scope.trail else _send(state, number, "receipt", At.mark_wait)
     if shared == versions or scope.mistake is Mistake.superseded_for_any_shared_row:
         return _send(state, number, "superseded", At.mark_wait)
     return _defer(scope, state, number, run)
@@ -432,7 +456,23 @@ def _receipt_look(scope: Scope, state: State, number: int, run: Run) -> State:
         return _stop(scope, state, number)
     if state.transactions[number] is None and scope.mistake is not Mistake.receipt_outside_settle_lock:
         return _stop(scope, state, number)
+    if scope.trail and run.batch not in state.links:
+        return _send_link(state, number)
     return _send(state, number, "receipt", At.receipt_wait)
+
+
+def _link_wait(scope: Scope, state: State, number: int, run: Run) -> State | None:
+    if any(one[1:] == (run.batch, number) for one in state.sent_links):
+        return None
+    transaction = state.transactions[number]
+    if run.batch in state.links:
+        then = At.mark_wait if transaction is not None and transaction.exclusive else At.receipt_wait
+        return _send(state, number, "receipt", then)
+    if scope.mistake is Mistake.link_again_without_look:
+        return _send_link(state, number)
+    if transaction is None:
+        return _stop(scope, state, number)
+    return _at(state, number, At.fate if transaction.exclusive else At.receipt_look)
 
 
 def _receipt_wait(scope: Scope, state: State, number: int, run: Run) -> State | None:
@@ -474,6 +514,7 @@ _STEPS = {
     At.commit_wait: _commit_wait,
     At.receipt_lock: _receipt_lock,
     At.receipt_look: _receipt_look,
+    At.link_wait: _link_wait,
     At.receipt_wait: _receipt_wait,
     At.void_lock: _void_lock,
     At.void_look: _void_look,
@@ -500,6 +541,19 @@ def _arrive(state: State, kind: str, index: int) -> State:
     batch = state.batches[index]._replace(**{kind: True})
     batches = (*state.batches[:index], batch, *state.batches[index + 1 :])
     return state._replace(batches=batches, wire=frozenset(one for one in state.wire if one[:2] != (kind, index)))
+
+
+def _send_link(state: State, number: int) -> State:
+    """The batch at work is the archive of its rows: said in the trail behind what was read of it."""
+    run = state.runs[number]
+    sent = state.sent_links | {(len(state.links), run.batch, number)}
+    return _at(state._replace(sent_links=sent), number, At.link_wait)
+
+
+def _arrive_link(state: State, sequence: int, index: int, sender: int) -> State:
+    """A link is created at its place, or refused because another is there."""
+    links = (*state.links, index) if sequence == len(state.links) else state.links
+    return state._replace(links=links, sent_links=state.sent_links - {(sequence, index, sender)})
 
 
 def _has_arrived(state: State, index: int, kinds: tuple[str, ...]) -> bool:

@@ -9,6 +9,10 @@ SCOPES = {
     "an update, two kills, runs that go on": Scope(changes=("a>A",), starts=2, kills=2),
     "two rows, one deleted by an application, two kills": Scope(table="ab", changes=("-a",), kills=2, cuts=1),
     "three runs, an insert, two kills": Scope(changes=("+b",), runs=3, kills=2),
+    "the trail, an insert, receipts that come late": Scope(
+        changes=("+b",), runs=3, kills=2, late_marks=True, trail=True
+    ),
+    "the trail, a lost session, receipts that come late": Scope(runs=3, kills=1, cuts=1, late_marks=True, trail=True),
 }
 # The least that shows each mistake.
 COSTS = {
@@ -21,6 +25,8 @@ COSTS = {
     Mistake.receipt_beside_another: ("doubled", Scope(runs=3, kills=1)),
     Mistake.superseded_for_any_shared_row: ("lost", Scope(changes=("+b",), runs=3, kills=2)),
     Mistake.superseded_for_rows_that_are_gone: ("lost", Scope(kills=1)),
+    Mistake.fate_without_reading_trail: ("doubled", Scope(runs=3, kills=2, late_marks=True, trail=True)),
+    Mistake.link_again_without_look: ("doubled", Scope(runs=3, kills=1, cuts=1, late_marks=True, trail=True)),
 }
 
 
@@ -37,7 +43,7 @@ def test_a_protocol_with_a_known_mistake_is_found_out(mistake):
         explore(Scope(**(vars(scope) | {"mistake": mistake})))
 
 
-def test_the_one_case_that_the_documentation_names_is_the_one_that_is_left():
+def test_without_the_trail_the_case_that_the_documentation_names_is_left():
     """A receipt that arrives after its run is gone and another has settled a stray batch of the same rows."""
     with pytest.raises(ViolationError, match=r"^doubled: ") as found:
         explore(Scope(runs=3, kills=2, late_marks=True))
