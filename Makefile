@@ -3,11 +3,12 @@ POSTGRES_VERSIONS ?= 11 12 13 14 15 16 17 18
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+CHAOS_ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-matrix lint demo demo-ui bench clean
+.PHONY: help setup test test-matrix lint demo demo-ui chaos bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ demo: setup ## Archive an audit table on real servers started for it (DEMO_ARGS=
 
 demo-ui: setup ## The same servers and data, in the Dagster UI
 	$(BIN)/archiver demo --ui $(DEMO_ARGS)
+
+chaos: setup ## Break things at random moments and account for every row (CHAOS_ARGS="--cases 2000")
+	$(BIN)/python -m archiver_pipeline_tests.chaos $(CHAOS_ARGS)
 
 bench: setup ## Measure speed and memory (BENCH_ARGS=...)
 	$(BIN)/python benchmarks/archive.py $(BENCH_ARGS)

@@ -38,6 +38,11 @@ class PreloadedCommand:
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """The process whose children the commands are."""
+        return self._process.pid
+
     def fits(self, environment: dict[str, str]) -> bool:
         """Whether a command with this environment may be run here."""
         return all(environment.get(name) == self.environment.get(name) for name in IMPORT_TIME_VARIABLES)
