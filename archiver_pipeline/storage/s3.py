@@ -634,7 +634,7 @@ def _client(settings: StoreSettings, connections: int) -> "S3Client":
     chosen = settings.addressing_style if settings.addressing_style is not AddressingStyle.AUTO else style
     key_id = settings.access_key_id
     secret = settings.secret_access_key.get_secret_value() if settings.secret_access_key else None
-    return boto3.client(
+    client = boto3.client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
@@ -649,6 +649,14 @@ def _client(settings: StoreSettings, connections: int) -> "S3Client":
             s3={"addressing_style": chosen.value},
         ),
     )
+    client.meta.events.register("before-call.s3", _without_expectation)
+    return client
+
+
+def _without_expectation(params: dict[str, Any], **_: Any) -> None:
+    """Send a body at once. botocore asks first (`Expect: 100-continue`), which costs a round trip for each object, and
+    it reads for ever, at full speed, when a store hangs up amid that answer."""
+    params["headers"].pop("Expect", None)
 
 
 _ANSWERS: tuple[tuple[frozenset[str], type[ArchiverError], str | None], ...] = (

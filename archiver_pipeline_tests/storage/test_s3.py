@@ -1,6 +1,9 @@
 """The store: creates only, refuses damaged bytes, never takes a part of a listing for the whole."""
 
 import hashlib
+import socket
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -105,3 +108,34 @@ def test_a_store_that_is_not_there(archiving, monkeypatch):
     with pytest.raises(NetworkError) as refused:
         store.require_bucket()
     assert refused.value.transient
+
+
+def test_a_store_that_hangs_up_amid_its_answer_is_an_error_and_no_endless_loop(archiving, file):
+    """botocore would ask whether it may send the body, and read for ever when half of the answer comes."""
+    with hanging_up(b"HTTP/1.1 100 Continue\r\n") as (endpoint, requests):
+        store = S3Store(replace(archiving.store_settings(), endpoint=endpoint))
+        with pytest.raises(NetworkError):
+            store.put_file("a", file(b"data"), sha256_hex=sha256(b"data"))
+    assert requests
+    assert not [request for request in requests if b"100-continue" in request.lower()]
+
+
+@contextmanager
+def hanging_up(answer):
+    """A server that says `answer` to every request, and no more: its address, and what was sent to it."""
+    requests = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        requests.append(client.recv(1 << 16))
+                        client.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", requests
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
