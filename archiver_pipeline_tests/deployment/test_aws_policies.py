@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,16 @@ from archiver_pipeline.engine.bucket_check import bucket_findings, encryption_fi
 from archiver_pipeline.engine.expiry import apply_expiry
 from archiver_pipeline.engine.finding import Level
 from archiver_pipeline.engine.preflight import probe_configured_store
+from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.validate import validate_table
-from archiver_pipeline.errors import ArchiverError, PermissionDeniedError
+from archiver_pipeline.errors import ArchiverError, LockHeldError, PermissionDeniedError
 from archiver_pipeline.sandbox.s3_server import S3Server
 from archiver_pipeline.storage.s3 import S3Store
+from archiver_pipeline_tests.engine.running import archive_when_free
 from archiver_pipeline_tests.plugins.archiving import DATABASE_ID, YOUNG_ROWS, Archiving, create_audit_table
 from archiver_pipeline_tests.plugins.restoring import Restoring
 from archiver_pipeline_tests.plugins.servers import Bucket, Database
+from archiver_pipeline_tests.sandbox.waiting import wait_until
 from archiver_pipeline_tests.storage.enforcing_store import Enforcing, Policy, enforcing_store
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "aws"
@@ -85,7 +89,7 @@ class Roles:
     def archive(self) -> None:
         """`archiver check` and `archiver run`."""
         self.check()
-        assert self.archiving.archive(store=self.store, must_encrypt=True, lock_days=DAYS).rows > 0
+        assert archive_when_free(self.archiving, store=self.store, must_encrypt=True, lock_days=DAYS).rows > 0
         self.audit(AuditKind.report)
 
     def check(self) -> None:
@@ -175,6 +179,14 @@ def test_a_role_can_do_its_work_and_could_not_with_less(prepared, enforcing, rol
     assert enforcing.refused == []
 
 
+def _is_free(session: ArchiveSession) -> bool:
+    """Whether the server has noticed that the session before is gone."""
+    with suppress(LockHeldError):
+        session.lock.require_held()
+        return True
+    return False
+
+
 def test_the_role_that_removes_archives_can_do_that_and_could_not_with_less(prepared, enforcing):
     """Of eight archives the store keeps two, each by a lock of another kind."""
     prepared.database.execute("DROP TABLE audit_logs")
@@ -192,6 +204,7 @@ def test_the_role_that_removes_archives_can_do_that_and_could_not_with_less(prep
     def work() -> list[SettledExpiry]:
         session = prepared.session(store=store, archive_retention_days=35, lock_days=35)
         try:
+            wait_until(partial(_is_free, session), "the table lock")
             return list(apply_expiry(session))
         finally:
             session.close()
