@@ -188,9 +188,9 @@ def _is_free(session: ArchiveSession) -> bool:
 
 
 def test_the_role_that_removes_archives_can_do_that_and_could_not_with_less(prepared, enforcing):
-    """Of eight archives the store keeps two, each by a lock of another kind."""
+    """Of four archives the store keeps two, each by a lock of another kind."""
     prepared.database.execute("DROP TABLE audit_logs")
-    create_audit_table(prepared.database, old=8)
+    create_audit_table(prepared.database, old=4)
     prepared.archive(store=settings_of(prepared, object_lock=None), batch_size=1)
     client, name = prepared.bucket.client, prepared.bucket.bucket
     first, second, *_ = [one.data_key for one in list_stored(S3Store(prepared.store_settings()), TABLE)]
