@@ -25,7 +25,16 @@ from archiver_pipeline.errors import ConfigError, ManifestError, PermissionDenie
 from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.storage.s3 import S3Store
 
-HELP = "Verify, anchor and export the audit trail: who did what to a table, as a chain of objects in the store."
+HELP = """Verify, anchor and export the audit trail: who did what to a table, as a chain of objects in the store.
+
+Examples:
+
+    archiver audit verify --anchor heads-2026-01.json
+
+    archiver audit head --json
+
+    archiver audit export --start-date 2026-01-01 --output year.json
+"""
 _SHOWN = 50
 _DAY = timedelta(days=1)
 _WHO = ("os_user", "host", "pid", "database_role", "store_identity", "run_id", "command", "job", "actor")
@@ -119,7 +128,7 @@ def head(
 
         archiver audit head
 
-        archiver audit head --json > heads-2026-01-31.json
+        archiver audit head --table audit_log --json
     """
     loaded = open_config(config)
     store = S3Store(loaded.store)

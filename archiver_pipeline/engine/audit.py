@@ -11,7 +11,7 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -60,11 +60,25 @@ class AuditPlace:
     sha256: str
 
 
+@dataclass
+class Fence:
+    """Keeps an entry from being written behind links that its writer does not know of.
+
+    `known` is the sequence up to which it knew the chain when it decided what to write. When the entry would come
+    behind a later link, `look` is called first: it raises an ArchiverError when that may no longer be written. It may
+    be called from another thread.
+    """
+
+    known: int
+    look: Callable[[], None]
+
+
 @dataclass(eq=False)
 class _Waiting:
     """Entries on their way, and what became of them."""
 
     entries: tuple[AuditEntry, ...]
+    fence: Fence | None = None
     place: AuditPlace | None = None
     error: ArchiverError | None = None
 
@@ -104,6 +118,18 @@ class AuditTrail:
         """The last link that this object has written or found; None before the first entry."""
         return self._head
 
+    def known_sequence(self) -> int:
+        """The last link that this object knows of, without a look at the store; 0 for none."""
+        return self._head.sequence if self._head is not None else 0
+
+    def read_head(self) -> AuditHead:
+        """Where the chain ends now, by the store."""
+        with self._changed:
+            while self._is_writing:
+                self._changed.wait()
+            self._head = find_head(self.store, self.name, after=self.known_sequence())
+            return self._head
+
     def record(self, kind: AuditKind, /, **facts: Any) -> AuditPlace | None:
         """Write one entry; returns when it is durable. None when no trail is kept.
 
@@ -113,11 +139,12 @@ class AuditTrail:
         """
         return self.record_all((kind, facts))
 
-    def record_all(self, *told: tuple[AuditKind, Mapping[str, Any]]) -> AuditPlace | None:
-        """As `record`, for several entries that belong together: all of them in one link, or none."""
+    def record_all(self, *told: tuple[AuditKind, Mapping[str, Any]], fence: Fence | None = None) -> AuditPlace | None:
+        """As `record`, for several entries that belong together: all of them in one link, or none. Raises what the
+        look of `fence` raises; then none is written."""
         if not self.enabled or not told:
             return None
-        mine = _Waiting(tuple(self._entry(kind, facts) for kind, facts in told))
+        mine = _Waiting(tuple(self._entry(kind, facts) for kind, facts in told), fence)
         with self._changed:
             self._queue.append(mine)
             while self._is_writing and not mine.is_settled:
@@ -136,7 +163,7 @@ class AuditTrail:
         """Settle these entries, and let the next thread write those that came meanwhile."""
         place, failed = None, None
         try:
-            place = self._append([entry for waiting in together for entry in waiting.entries])
+            place = self._append(together)
         except ArchiverError as error:
             failed = _named(error, self.name)
         finally:
@@ -146,14 +173,21 @@ class AuditTrail:
                     self._head = None
                 if place is None and failed is None:
                     # Interrupted: the others try again themselves.
-                    self._queue = [*(one for one in together if one is not mine), *self._queue]
+                    unsettled = (one for one in together if one is not mine and one.error is None)
+                    self._queue = [*unsettled, *self._queue]
                 for waiting in together:
-                    waiting.place, waiting.error = place, failed
+                    if waiting.error is None:
+                        waiting.place, waiting.error = place, failed
                 self._changed.notify_all()
 
-    def _append(self, entries: Sequence[AuditEntry]) -> AuditPlace:
+    def _append(self, together: Sequence[_Waiting]) -> AuditPlace | None:
+        """The link with the entries of those that have no error; None when all have one."""
         head = self._head if self._head is not None else find_head(self.store, self.name)
         for _ in range(_TRIES):
+            _look_at_fences(together, head)
+            entries = [entry for waiting in together if waiting.error is None for entry in waiting.entries]
+            if not entries:
+                return None
             link = self._link(head, entries)
             data = encode_link(link)
             if self._created(audit_key(self.store.settings.prefix, self.name, link.sequence), data):
@@ -308,6 +342,18 @@ def effective_configuration(
         "store": _plain(store),
         "compliance": rules,
     }
+
+
+def _look_at_fences(together: Sequence[_Waiting], head: AuditHead) -> None:
+    """Whoever may not go on behind this head gets an error of its own."""
+    for waiting in together:
+        fence = waiting.fence
+        if fence is not None and waiting.error is None and fence.known != head.sequence:
+            try:
+                fence.look()
+                fence.known = head.sequence
+            except ArchiverError as error:
+                waiting.error = error
 
 
 def _last_sequence(store: S3Store, name: TableName, after: int) -> int:

@@ -1,6 +1,7 @@
 """Delete: intent to the store, exactly the proved row versions out of the table, proof to the store; batch by batch."""
 
 from dataclasses import replace
+from functools import partial
 
 from archiver_pipeline.codec.versions import read_versions
 from archiver_pipeline.domain.batch import (
@@ -17,6 +18,7 @@ from archiver_pipeline.domain.batch import (
 from archiver_pipeline.domain.layout import StoredBatch, group_batches, stem_of
 from archiver_pipeline.domain.manifest import Manifest
 from archiver_pipeline.domain.protection import longest_protection
+from archiver_pipeline.engine.audit import Fence
 from archiver_pipeline.engine.compress import RowsGoneError, compress_batch
 from archiver_pipeline.engine.extract import extract_batch
 from archiver_pipeline.engine.holds import hold_guard, with_holds
@@ -142,8 +144,9 @@ def _delete_manifested(
             with deleting.in_peace(session.lock):
                 settled = write_superseded(session, manifest, reason, settled_by=_SETTLED_BY)
             return replace(settled, changed_rows=left.changed_rows, locked_rows=left.locked_rows), left
+        fence = Fence(session.audit.known_sequence(), partial(deleting.require_lock, session.lock))
         with deleting.at_work(session.lock):
-            return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY), None
+            return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY, fence=fence), None
 
 
 def _reason(left: LeftBehind) -> str:

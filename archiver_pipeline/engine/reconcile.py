@@ -1,7 +1,9 @@
 """Reconcile: settle every batch whose fate a crash left open, before anything new is planned."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import date, datetime, timedelta
+from functools import partial
 
 import pyarrow as pa
 
@@ -24,6 +26,7 @@ from archiver_pipeline.engine.archived import (
     read_receipt,
     read_superseded,
 )
+from archiver_pipeline.engine.audit import Fence
 from archiver_pipeline.engine.holds import hold_guard
 from archiver_pipeline.engine.recording import record_held, record_settling
 from archiver_pipeline.engine.safekeeping import secure_batch
@@ -34,14 +37,20 @@ from archiver_pipeline.engine.settlement import (
     write_receipt,
     write_superseded,
 )
+from archiver_pipeline.engine.trail import batches_told_archived
 from archiver_pipeline.errors import ManifestError, StoreError, VerificationError
 from archiver_pipeline.postgres.connection import DeleteRefusedError, RowsLockedError
 from archiver_pipeline.postgres.delete import DeleteGuard, RowsHeldError, TooYoungError, VersionsChangedError
 from archiver_pipeline.storage.s3 import ObjectColdError, ObjectMissingError
 
 _SETTLED_BY = "reconcile"
+_DECISIONS = 20
 _LONGEST_WINDOW = timedelta(days=31)
 _ISO_DATE = len("2026-01-31")
+
+
+class TrailMovedError(StoreError):
+    """Somebody else wrote to the audit trail after it was read."""
 
 
 class PartlyArchivedError(ManifestError):
@@ -124,7 +133,8 @@ def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manife
         elif present_rows and not has_columns_of(manifest, shape):
             settled.append(_supersede(session, manifest, "the table's columns changed since its rows were read"))
         elif present_rows == 0:
-            settled.append(_settle_absent(session, shape, manifest, keys))
+            look = partial(deleting.require_lock, session.lock)
+            settled.append(_settle_absent(session, shape, manifest, keys, look))
 
     with session.delete_sessions(shape).take() as deleting:
         deleting.settle(keys, decide, session.lock)
@@ -162,11 +172,30 @@ def _settle_foreign(session: ArchiveSession, manifest: Manifest, known_keys: int
     return _supersede(session, manifest, "archived from another cluster; all its rows are in this one")
 
 
-def _settle_absent(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
-    """None of the rows is in the table: this object is their archive, unless other receipted ones already are."""
+def _settle_absent(
+    session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table, look: Callable[[], None]
+) -> SettledBatch:
+    """None of the rows is in the table: this object is their archive, unless others already are. Decided anew when
+    somebody wrote to the audit trail meanwhile: it may tell of another batch with these rows."""
+
+    def decide_again() -> None:
+        look()
+        raise TrailMovedError(f"{shape.name}: somebody else keeps writing to its audit trail", hint="run again")
+
+    for _ in range(_DECISIONS):
+        with suppress(TrailMovedError):
+            return _decide_absent(session, shape, manifest, keys, decide_again)
+    return _decide_absent(session, shape, manifest, keys, decide_again)
+
+
+def _decide_absent(
+    session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table, decide_again: Callable[[], None]
+) -> SettledBatch:
     # Listed now: a batch that was settled a moment ago may hold the same rows.
     siblings = list_stored(session.store, shape.name)
-    elsewhere = manifest.rows - _rows_only_here(session, shape, manifest, keys, siblings)
+    known = session.audit.read_head().sequence if session.audit.enabled else 0
+    told = _told_archived(session, manifest, siblings)
+    elsewhere = manifest.rows - _rows_only_here(session, shape, manifest, keys, siblings, told)
     if elsewhere == manifest.rows:
         return _supersede(session, manifest, "its rows were archived by another batch")
     if elsewhere:
@@ -176,7 +205,22 @@ def _settle_absent(session: ArchiveSession, shape: TableShape, manifest: Manifes
             hint="keep this object, and see docs/how-rows-are-proved.md, section reconcile",
         )
     _verify_absent(session, manifest)
-    return write_receipt(session, manifest, Outcome.absent, settled_by=_SETTLED_BY)
+    fence = Fence(known, decide_again)
+    return write_receipt(session, manifest, Outcome.absent, settled_by=_SETTLED_BY, fence=fence)
+
+
+def _told_archived(session: ArchiveSession, manifest: Manifest, siblings: Sequence[StoredBatch]) -> frozenset[str]:
+    """The ids of other pending batches that the trail tells of as archived: their receipts may be under way, from runs
+    that are gone."""
+    rivals = [
+        read_manifest(session.store, batch.stem + MANIFEST_SUFFIX)
+        for batch in siblings
+        if batch.state is BatchState.pending and batch.batch_id != manifest.batch_id
+    ]
+    if not (rivals and session.audit.enabled):
+        return frozenset()
+    attempts = {rival.batch_id: rival.attempt_id for rival in rivals}
+    return batches_told_archived(session.store, session.name, attempts)
 
 
 def _finish_delete(session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table) -> SettledBatch:
@@ -212,8 +256,10 @@ def delete_proved(session: ArchiveSession, shape: TableShape, manifest: Manifest
         if isinstance(refusal, RowsHeldError):
             record_held(session, manifest.batch_id, refusal.message)
         return _supersede_in_peace(session, shape, manifest, refusal.message)
-    with session.delete_sessions(shape).take() as deleting, deleting.at_work(session.lock):
-        return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY)
+    with session.delete_sessions(shape).take() as deleting:
+        fence = Fence(session.audit.known_sequence(), partial(deleting.require_lock, session.lock))
+        with deleting.at_work(session.lock):
+            return write_receipt(session, manifest, Outcome.deleted, settled_by=_SETTLED_BY, fence=fence)
 
 
 def _supersede_in_peace(session: ArchiveSession, shape: TableShape, manifest: Manifest, reason: str) -> SettledBatch:
@@ -253,10 +299,13 @@ def _rows_only_here(
     manifest: Manifest,
     keys: pa.Table,
     siblings: Sequence[StoredBatch],
+    told: frozenset[str],
 ) -> int:
-    """How many of the row versions are in no archive whose window may overlap; an expired one holds nothing."""
+    """How many of the row versions are in no archive whose window may overlap; an expired one holds nothing. Batches of
+    the ids `told` are archives that lack their receipts."""
     for batch in siblings:
-        if batch.is_archive and batch.batch_id != manifest.batch_id and _may_overlap(batch, manifest, siblings):
+        is_archive = batch.is_archive or batch.batch_id in told
+        if is_archive and batch.batch_id != manifest.batch_id and _may_overlap(batch, manifest, siblings):
             keys = _without_those_of(session, shape, keys, batch)
     return int(keys.num_rows)
 

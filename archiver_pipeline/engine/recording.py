@@ -12,7 +12,7 @@ from archiver_pipeline.domain.layout import RECEIPT_SUFFIX, SUPERSEDED_SUFFIX, s
 from archiver_pipeline.domain.manifest import Manifest, Receipt, Superseded
 from archiver_pipeline.domain.restore import RestoredObject, RestoreReport, RestoreRequest
 from archiver_pipeline.domain.validation import ValidationReport, ValidationRequest
-from archiver_pipeline.engine.audit import AuditTrail
+from archiver_pipeline.engine.audit import AuditTrail, Fence
 from archiver_pipeline.errors import ArchiverError
 from archiver_pipeline.storage.s3 import StoreNetworkError
 
@@ -65,11 +65,15 @@ def record_resumption(session: Audited, plan: Plan, batch_ids: Sequence[str]) ->
         session.audit.record(AuditKind.plan, attempt_id=plan.attempt_id, resumes=list(batch_ids))
 
 
-def record_receipted(session: Audited, manifest: Manifest, receipt: Receipt, receipt_bytes: bytes) -> None:
-    """A batch whose rows have left the table, before its receipt is written."""
+def record_receipted(
+    session: Audited, manifest: Manifest, receipt: Receipt, receipt_bytes: bytes, fence: Fence
+) -> None:
+    """A batch whose rows have left the table, before its receipt is written. Of batches that share rows, this decides
+    which is their archive."""
     fate = BatchFate.absent if receipt.outcome is Outcome.absent else BatchFate.deleted
     document = _document_facts(receipt, receipt_bytes, stem_of(manifest.data_key) + RECEIPT_SUFFIX)
-    session.audit.record(AuditKind.batch, **_manifest_facts(fate, manifest), **document)
+    told = (AuditKind.batch, _manifest_facts(fate, manifest) | document)
+    session.audit.record_all(told, fence=fence)
 
 
 def record_superseded(session: Audited, manifest: Manifest, mark: Superseded, mark_bytes: bytes) -> None:

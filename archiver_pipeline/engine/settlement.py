@@ -8,7 +8,9 @@ are written in a transaction that holds the settle lock and then found the table
 writing nobody else settles the batch, whatever becomes of the table lock meanwhile.
 
 The audit trail is told of a receipt or mark in that transaction too, before it is written: so each has its entry. A
-crash between leaves the batch pending; it is settled again, and told again.
+crash between leaves the batch pending; it is settled again, and told again. Of batches that share rows the trail
+decides: the first that it tells of as archived is the archive, because a link is created once, behind everything that
+its writer knew. So a receipt that arrives late, from a run that is gone, contradicts nothing.
 """
 
 from datetime import UTC, datetime
@@ -22,6 +24,7 @@ from archiver_pipeline.domain.batch import EncodedBatch, Outcome, Plan, SettledB
 from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, RECEIPT_SUFFIX, SUPERSEDED_SUFFIX, stem_of
 from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, ManifestColumn, Receipt, Superseded
 from archiver_pipeline.domain.safekeeping import ObjectRetention
+from archiver_pipeline.engine.audit import Fence
 from archiver_pipeline.engine.recording import record_receipted, record_superseded
 from archiver_pipeline.engine.safekeeping import wanted_retention
 from archiver_pipeline.engine.session import ArchiveSession
@@ -81,9 +84,16 @@ def write_manifest(session: ArchiveSession, manifest: Manifest, retention: Objec
     return True
 
 
-def write_receipt(session: ArchiveSession, manifest: Manifest, outcome: Outcome, *, settled_by: str) -> SettledBatch:
+def write_receipt(
+    session: ArchiveSession,
+    manifest: Manifest,
+    outcome: Outcome,
+    *,
+    settled_by: str,
+    fence: Fence,
+) -> SettledBatch:
     """Record that none of the batch's row versions is in the table. Safe to repeat. Raises before anything is written
-    when the audit trail does not take it."""
+    when the audit trail does not take it, or what the look of `fence` raises."""
     receipt = Receipt(
         format_version=FORMAT_VERSION,
         batch_id=manifest.batch_id,
@@ -101,7 +111,7 @@ def write_receipt(session: ArchiveSession, manifest: Manifest, outcome: Outcome,
         settled_at=_now(session).isoformat(),
     )
     data = encode_mark(receipt)
-    record_receipted(session, manifest, receipt, data)
+    record_receipted(session, manifest, receipt, data, fence)
     _create_once(
         session,
         stem_of(manifest.data_key) + RECEIPT_SUFFIX,

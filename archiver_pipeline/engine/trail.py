@@ -1,16 +1,24 @@
 """Reading an audit trail: its links in order, and what is wrong with the chain they form."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
 from archiver_pipeline.codec.audit import decode_link
 from archiver_pipeline.codec.hashing import sha256_hex
-from archiver_pipeline.domain.audit import FIRST_PREVIOUS, AuditLink, TrailFinding, TrailFindingKind
+from archiver_pipeline.domain.audit import (
+    FIRST_PREVIOUS,
+    AuditKind,
+    AuditLink,
+    BatchFate,
+    TrailFinding,
+    TrailFindingKind,
+)
 from archiver_pipeline.domain.layout import audit_key, audit_prefix, audit_sequence_of
 from archiver_pipeline.domain.table import TableName
+from archiver_pipeline.engine.audit import find_head
 from archiver_pipeline.errors import ManifestError
 from archiver_pipeline.storage.s3 import ObjectMissingError, S3Store
 
@@ -111,3 +119,29 @@ class Chain:
 
     def _find(self, kind: TrailFindingKind, stored: StoredLink, message: str) -> None:
         self.findings.append(TrailFinding(kind, stored.key, stored.sequence, message))
+
+
+def batches_told_archived(store: S3Store, name: TableName, attempts: Mapping[str, str]) -> frozenset[str]:
+    """Which of these batches the trail tells of as archived. `attempts` has the id of each one's attempt, by batch id.
+
+    Reads from the end of the chain back to where the plans of all attempts are told, and no further. Raises
+    ManifestError when a link on the way is missing or unreadable: then nobody knows.
+    """
+    told: set[str] = set()
+    plans = set(attempts.values())
+    for sequence in range(find_head(store, name).sequence, 0, -1):
+        key = audit_key(store.settings.prefix, name, sequence)
+        try:
+            link = decode_link(store.read_document(key), key=key)
+        except ObjectMissingError as error:
+            raise ManifestError(
+                f"{key} is missing from the audit trail", hint="`archiver audit verify` tells what else is"
+            ) from error
+        for entry in link.entries:
+            if entry.kind is AuditKind.batch and BatchFate(entry.facts["fate"]).is_archived:
+                told.add(entry.facts["batch_id"])
+            if entry.kind is AuditKind.plan and "resumes" not in entry.facts:
+                plans.discard(entry.facts.get("attempt_id", ""))
+        if not plans:
+            break
+    return frozenset(told & attempts.keys())

@@ -155,6 +155,12 @@ class DeleteSession:
             self._require_lock(lock)
             yield
 
+    def require_lock(self, lock: AdvisoryTableLock) -> None:
+        """Inside `in_peace` and `at_work`: raises LockLostError when the table lock is lost, NetworkError when this
+        transaction is. Safe from another thread while the one that began it waits."""
+        with source_errors(self._source):
+            self._require_lock(lock)
+
     def count_loaded_keys(self) -> int:
         """Inside `settle`: how many of the loaded keys are in the table, in whatever row version."""
         (rows,) = fetch_one(self._connection, _known_keys_query(self._shape))

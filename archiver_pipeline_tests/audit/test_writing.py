@@ -11,8 +11,8 @@ import pytest
 
 from archiver_pipeline.domain.audit import AuditKind
 from archiver_pipeline.domain.layout import audit_key
-from archiver_pipeline.engine.audit import find_head
-from archiver_pipeline.errors import ArchiverError, ManifestError
+from archiver_pipeline.engine.audit import Fence, find_head
+from archiver_pipeline.errors import ArchiverError, LockLostError, ManifestError
 from archiver_pipeline.storage.s3 import S3Store
 from archiver_pipeline_tests.audit.trails import NAME, entries, link_keys, links, trail
 from archiver_pipeline_tests.plugins.archiving import Archiving
@@ -65,6 +65,26 @@ def test_writers_that_race_lose_nothing(archiving: Archiving, bucket):
     with ThreadPoolExecutor(WRITERS) as threads:
         list(threads.map(write, range(WRITERS)))
     assert numbers(bucket) == sorted(f"{w}-{n:03d}" for w in range(WRITERS) for n in range(EACH))
+
+
+def test_an_entry_behind_a_fence_is_not_written_behind_what_its_writer_does_not_know(archiving: Archiving, bucket):
+    """Those that go into the same link are written all the same."""
+    own, another = trail(S3Store(archiving.store_settings())), trail(S3Store(archiving.store_settings()))
+    own.record(AuditKind.override, number="first")
+    known = own.known_sequence()
+    another.record(AuditKind.override, number="another's")
+    looks = []
+
+    def refuse() -> None:
+        looks.append("refused")
+        raise LockLostError("gone")
+
+    with pytest.raises(LockLostError):
+        own.record_all((AuditKind.override, {"number": "fenced"}), fence=Fence(known, refuse))
+    own.record_all((AuditKind.override, {"number": "looked"}), fence=Fence(known, lambda: looks.append("allowed")))
+    own.record_all((AuditKind.override, {"number": "knew"}), fence=Fence(own.known_sequence(), refuse))
+    assert looks == ["refused", "allowed"]
+    assert numbers(bucket) == sorted(["first", "another's", "looked", "knew"])
 
 
 def test_processes_that_race_lose_nothing(archiving: Archiving, bucket):

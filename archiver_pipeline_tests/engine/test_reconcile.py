@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from botocore.exceptions import ClientError
 
 from archiver_pipeline.config.enums import StorageClass
 from archiver_pipeline.domain.batch import Outcome
@@ -193,14 +194,14 @@ def test_a_run_that_wakes_up_after_another_took_its_rows_deletes_nothing(archivi
     audit.account_all_archived()
 
 
-def late_manifests(archiving, tmp_path, monkeypatch, meanwhile, **overrides):
+def late_manifests(archiving, tmp_path, monkeypatch, meanwhile, *, of=slice(None), **overrides):
     """Manifests of a run that lost its lock between its last look at it and the write of the manifest."""
     session, verification = freeze_before_its_manifest(archiving, tmp_path, **overrides)
     meanwhile()
     shutil.copytree(tmp_path / "kept", archiving.staging, dirs_exist_ok=True)
     with monkeypatch.context() as patch, pytest.raises(LockLostError):
         patch.setattr(type(session.lock), "require_held", lambda lock: None)
-        delete_batches(session, replace(verification, batches=verification.batches[::-1]))
+        delete_batches(session, replace(verification, batches=verification.batches[of]))
     session.close()
 
 
@@ -233,7 +234,8 @@ def test_of_pending_batches_that_share_rows_each_row_is_in_one_receipted(
     def crash_after_a_delete():
         pending(archiving, audit, "after a delete committed", batch_size=30)
 
-    late_manifests(archiving, tmp_path, monkeypatch, crash_after_a_delete, batch_size=stray_rows)
+    the_last = slice(None, None, -1)
+    late_manifests(archiving, tmp_path, monkeypatch, crash_after_a_delete, of=the_last, batch_size=stray_rows)
     report = archiving.archive()
     assert len(report.settled_before) > 1
     audit.account_all_archived()
@@ -255,6 +257,33 @@ def test_a_batch_whose_rows_are_in_part_archived_elsewhere_and_in_part_nowhere_s
     [open_] = [found for found in audit.objects() if found.manifest and not (found.receipt or found.superseded)]
     assert caught.value.message.startswith(open_.data_key)
     assert {key for key in set(bucket.keys("")) - set(before) if open_.stem in key} == set()
+
+
+@pytest.mark.parametrize("time_of_trying", range(4))
+def test_a_receipt_that_arrives_when_another_run_has_settled_a_stray_batch_contradicts_nothing(
+    archiving, audit, bucket, tmp_path, monkeypatch, time_of_trying
+):
+    """The trail told of the batch as archived before its receipt was sent, so the stray one of the same rows is void,
+    whichever is settled first."""
+    late = []
+
+    def keep(session, key, data, retention=None):
+        late.append((key, data))
+        raise InterruptedRunError
+
+    def die_while_a_receipt_is_on_its_way():
+        with monkeypatch.context() as patch, pytest.raises(InterruptedRunError):
+            patch.setattr("archiver_pipeline.engine.settlement._create_once", keep)
+            archiving.archive(workers=1)
+
+    late_manifests(archiving, tmp_path, monkeypatch, die_while_a_receipt_is_on_its_way)
+    report = archiving.archive()
+    assert Outcome.superseded in outcomes(report)
+    assert late
+    for key, data in late:
+        with pytest.raises(ClientError, match="PreconditionFailed"):
+            bucket.client.put_object(Bucket=bucket.bucket, Key=key, Body=data, IfNoneMatch="*")
+    audit.account_all_archived()
 
 
 def test_a_receipt_whose_answer_was_lost_is_not_written_twice(archiving, audit, monkeypatch):
