@@ -1,15 +1,11 @@
-"""What the audit trail costs: an archive with it beside one without, and a long chain verified and exported. See
-docs/audit-trail.md."""
+"""How long a long audit trail takes to verify and to read. What writing it costs: compliance.py."""
 
 import argparse
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import yaml
@@ -20,63 +16,25 @@ from rich.table import Table
 
 from archiver_pipeline.codec.audit import encode_link
 from archiver_pipeline.codec.hashing import sha256_hex
-from archiver_pipeline.config.effective import AuditSettings
 from archiver_pipeline.config.loading import LoadedConfig, load_config
 from archiver_pipeline.domain.audit import Actor, AuditEntry, AuditKind, AuditLink
 from archiver_pipeline.domain.layout import audit_key
 from archiver_pipeline.domain.table import TableName
-from archiver_pipeline.domain.windows import WindowUnit
-from archiver_pipeline.engine.archive import archive_windows
 from archiver_pipeline.engine.audit import find_head
 from archiver_pipeline.engine.audit_verify import verify_trail
-from archiver_pipeline.engine.inventory import DateRange, eligible_windows
-from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.trail import READERS, Chain
-from archiver_pipeline.postgres.catalog import inspect_table
 from archiver_pipeline.storage.s3 import S3Store
 
-BATCH_ROWS = 10_000
 LONG = TableName(DATABASE, "public", "long")
 output = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
 progress = Console(stderr=True, highlight=False)
 
 
-def benchmark(rows: int, rounds: int, links: int) -> None:
-    """Both in turn on the same table, then the long chain."""
+def benchmark(links: int) -> None:
+    """Write a long chain, then read it in every way."""
     output.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} at start")
     with running_bed() as bed:
-        loaded = _configuration(bed)
-        with progress.status(f"filling the table with {rows:,} rows"):
-            bed.create_table(rows, WindowUnit.month)
-        _archive(bed, loaded, audited=True)
-        seconds: dict[bool, list[float]] = {True: [], False: []}
-        for _ in range(rounds):
-            for audited in (False, True):
-                took, batches = _archive(bed, loaded, audited=audited)
-                seconds[audited].append(took)
-        _print_archive(seconds, batches)
-        _long_chain(S3Store(loaded.store, connections=READERS), links)
-
-
-def _archive(bed: Bed, loaded: LoadedConfig, *, audited: bool) -> tuple[float, int]:
-    bed.refill()
-    bed.remove("")
-    database = replace(loaded.databases[0], audit=AuditSettings(enabled=audited))
-    session = ArchiveSession(loaded.tables[0], database, loaded.store, run_id="benchmark")
-    with closing(session):
-        windows = list(eligible_windows(session, inspect_table(session.connection, session.settings), DateRange()))
-        started = perf_counter()
-        report = archive_windows(session, windows)
-        return perf_counter() - started, sum(window.batches for window in report.windows)
-
-
-def _print_archive(seconds: dict[bool, list[float]], batches: int) -> None:
-    without, audited = median(seconds[False]), median(seconds[True])
-    table = Table("", "seconds (median)", "all", title=f"{batches} batches of {BATCH_ROWS:,} rows")
-    for name, key in (("without trail", False), ("with trail", True)):
-        table.add_row(name, f"{median(seconds[key]):.2f}", " ".join(f"{one:.2f}" for one in seconds[key]))
-    output.print(table)
-    output.print(f"ratio {audited / without:.3f}, {1000 * (audited - without) / batches:.1f} ms per batch")
+        _long_chain(S3Store(_configuration(bed).store, connections=READERS), links)
 
 
 def _long_chain(store: S3Store, links: int) -> None:
@@ -118,7 +76,7 @@ def _configuration(bed: Bed) -> LoadedConfig:
             "access_key_id": bed.s3.access_key_id,
             "secret_access_key_env": "BENCH_S3_SECRET",
         },
-        "defaults": {"retention_days": 30, "batch_size": BATCH_ROWS, "sleep_between_batches": 0, "window": "month"},
+        "defaults": {"retention_days": 30},
         "databases": [
             {
                 "name": DATABASE,
@@ -139,11 +97,9 @@ def _configuration(bed: Bed) -> LoadedConfig:
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--rows", type=count, default=300_000, help="rows of the table")
-    parser.add_argument("--rounds", type=count, default=3, help="how often each is run")
     parser.add_argument("--links", type=count, default=10_000, help="length of the chain")
     options = parser.parse_args()
-    benchmark(options.rows, options.rounds, options.links)
+    benchmark(options.links)
     return 0
 
 
