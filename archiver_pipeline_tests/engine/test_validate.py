@@ -478,9 +478,11 @@ def test_an_object_written_while_the_listing_goes_on_is_not_missing(archiving, a
     seen = S3Store.list_objects
     calls = []
 
-    def first_without_data(store, prefix):
+    def first_without_data(store, prefix, **options):
+        if "/_audit/" in prefix:
+            return seen(store, prefix, **options)
         calls.append(prefix)
-        listed = list(seen(store, prefix))
+        listed = list(seen(store, prefix, **options))
         return [item for item in listed if item.key != archived[0].data_key] if len(calls) == 1 else listed
 
     monkeypatch.setattr(S3Store, "list_objects", first_without_data)
