@@ -5,11 +5,14 @@ import multiprocessing
 import sys
 import time
 from collections import Counter, defaultdict
+from contextlib import suppress
 
 from rich.console import Console
 from rich.table import Table
 
 from archiver_pipeline_tests.chaos.playing import Played, play_seeds
+
+_AT_ONCE = 20
 
 
 def _table(played: list[Played]) -> Table:
@@ -30,9 +33,12 @@ def main() -> int:
     options = parser.parse_args()
     console, began = Console(width=120), time.monotonic()
     seeds = range(options.first_seed, options.first_seed + options.cases)
-    shares = [list(seeds[number :: options.processes]) for number in range(options.processes)]
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        played = [one for share in pool.map(play_seeds, shares) for one in share]
+    shares = [list(seeds[first : first + _AT_ONCE]) for first in range(0, len(seeds), _AT_ONCE)]
+    played: list[Played] = []
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool, suppress(KeyboardInterrupt):
+        for share in pool.imap_unordered(play_seeds, shares):
+            played += share
+            print(f"{len(played):,} of {len(seeds):,} cases in {time.monotonic() - began:.0f} s", file=sys.stderr)
     console.print(_table(played))
     for case, _, wrong in played:
         if wrong:
