@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -144,11 +144,11 @@ def count(text: str) -> int:
     return number
 
 
-def main() -> int:
+def exit_code_of(run: Callable[[], None]) -> int:
     """Run it; a failure is a line, an interruption leaves nothing behind."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        benchmark(_options())
+        run()
     except (ArchiverError, BenchmarkError) as error:
         progress.print(f"error: {error}", style="red", markup=False)
         return 1
@@ -159,4 +159,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(lambda: benchmark(_options())))

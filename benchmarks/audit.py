@@ -5,18 +5,15 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from time import perf_counter
 
-import yaml
 from archive import count
-from bed import DATABASE, TABLE, Bed, running_bed
+from bed import DATABASE, TABLE, running_bed
 from rich.console import Console
 from rich.table import Table
 
 from archiver_pipeline.codec.audit import encode_link
 from archiver_pipeline.codec.hashing import sha256_hex
-from archiver_pipeline.config.loading import LoadedConfig, load_config
 from archiver_pipeline.domain.audit import Actor, AuditEntry, AuditKind, AuditLink
 from archiver_pipeline.domain.layout import audit_key
 from archiver_pipeline.domain.table import TableName
@@ -34,7 +31,7 @@ def benchmark(links: int) -> None:
     """Write a long chain, then read it in every way."""
     output.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} at start")
     with running_bed() as bed:
-        _long_chain(S3Store(_configuration(bed).store, connections=READERS), links)
+        _long_chain(S3Store(bed.configuration([TABLE]).store, connections=READERS), links)
 
 
 def _long_chain(store: S3Store, links: int) -> None:
@@ -64,34 +61,6 @@ def _chain(prefix: str, links: int) -> Iterator[tuple[str, bytes]]:
         )
         previous = sha256_hex(data)
         yield audit_key(prefix, LONG, number), data
-
-
-def _configuration(bed: Bed) -> LoadedConfig:
-    document = {
-        "s3": {
-            "bucket": bed.s3.bucket,
-            "endpoint": bed.s3.endpoint,
-            "region": bed.s3.region,
-            "storage_class": "STANDARD",
-            "access_key_id": bed.s3.access_key_id,
-            "secret_access_key_env": "BENCH_S3_SECRET",
-        },
-        "defaults": {"retention_days": 30},
-        "databases": [
-            {
-                "name": DATABASE,
-                "host": bed.postgres.host,
-                "port": bed.postgres.port,
-                "user": bed.postgres.user,
-                "password_env": "BENCH_DB_PASSWORD",
-                "tables": [{"name": TABLE, "timestamp_column": "occurred_at"}],
-            }
-        ],
-    }
-    path = Path(bed.folder) / "archiver.yaml"
-    path.write_text(yaml.safe_dump(document))
-    secrets = {"BENCH_S3_SECRET": bed.s3.secret_access_key, "BENCH_DB_PASSWORD": bed.postgres.password}
-    return load_config(path, environ=secrets, cwd=path.parent)
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ import contextlib
 import gzip
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 
 import psutil
 import psycopg
+import yaml
 
+from archiver_pipeline.config.loading import LoadedConfig, load_config
 from archiver_pipeline.domain.windows import WindowUnit, end_of_eligible
 from archiver_pipeline.sandbox.postgres_server import PostgresServer
 from archiver_pipeline.sandbox.s3_server import S3Server
@@ -123,6 +125,33 @@ class Bed:
     def server_cpu_seconds(self) -> dict[str, float]:
         """CPU seconds used so far by PostgreSQL, ended backends included, and by the S3 server."""
         return {"postgres": _cpu_seconds(self.postgres.pid), "s3": _cpu_seconds(self.s3.pid)}
+
+    def configuration(self, tables: Iterable[str]) -> LoadedConfig:
+        """These tables of the database, with every other setting as a user who writes none has it."""
+        document = {
+            "s3": {
+                "bucket": self.s3.bucket,
+                "endpoint": self.s3.endpoint,
+                "region": self.s3.region,
+                "access_key_id": self.s3.access_key_id,
+                "secret_access_key_env": "BENCH_S3_SECRET",
+            },
+            "defaults": {"retention_days": RETENTION_DAYS},
+            "databases": [
+                {
+                    "name": DATABASE,
+                    "host": self.postgres.host,
+                    "port": self.postgres.port,
+                    "user": self.postgres.user,
+                    "password_env": "BENCH_DB_PASSWORD",
+                    "tables": [{"name": name, "timestamp_column": "occurred_at"} for name in tables],
+                }
+            ],
+        }
+        path = self.folder / "archiver.yaml"
+        path.write_text(yaml.safe_dump(document))
+        secrets = {"BENCH_S3_SECRET": self.s3.secret_access_key, "BENCH_DB_PASSWORD": self.postgres.password}
+        return load_config(path, environ=secrets, cwd=self.folder)
 
     def run(self, *statements: str) -> None:
         with psycopg.connect(self.dsn, autocommit=True) as connection:

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +12,12 @@ from statistics import median
 from typing import Any
 
 import yaml
-from archive import INTERRUPTED_EXIT_CODE, count, machine, output, print_machine, progress
+from archive import count, exit_code_of, machine, output, print_machine, progress
 from bed import DATABASE, TABLE, Bed, Work, running_bed
 from contenders import BenchmarkError, Contender, Setup, archiver, warm_up, write_config
 from figures import table_of
 
 from archiver_pipeline.domain.windows import WindowUnit
-from archiver_pipeline.errors import ArchiverError
 
 LOCKED_BUCKET = "bench-locked"
 RETAIN_DAYS = 1
@@ -175,19 +173,5 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
-    """Run it; a failure is a line, an interruption leaves nothing behind."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        benchmark(_options())
-    except (ArchiverError, BenchmarkError) as error:
-        progress.print(f"error: {error}", style="red", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        progress.print("interrupted; the servers are stopped and their data is gone")
-        return INTERRUPTED_EXIT_CODE
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(lambda: benchmark(_options())))

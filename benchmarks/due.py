@@ -3,18 +3,15 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 from time import perf_counter, process_time
 
 import dagster as dg
 import psutil
-import yaml
 from archive import count
 from bed import DATABASE, Bed, running_bed
 from rich.console import Console
 from rich.table import Table
 
-from archiver_pipeline.config.loading import LoadedConfig, load_config
 from archiver_pipeline.orchestration.build import build_definitions
 
 DAYS = 60
@@ -38,7 +35,7 @@ def benchmark(tables: int, ticks: int) -> None:
         with progress.status(f"creating {tables:,} tables"):
             for first in range(1, tables + 1, 100):
                 _create(bed, first, min(first + 99, tables))
-        loaded = _configuration(bed, tables)
+        loaded = bed.configuration(f"t{n}" for n in range(1, tables + 1))
         sensor = next(one for one in build_definitions(loaded).sensors if one.name == f"due_{DATABASE}")
         table = Table("tick", "windows", "seconds", "CPU s", "ms per table", "MiB", title=f"{tables:,} tables")
         with dg.DagsterInstance.local_temp(str(bed.folder)) as instance:
@@ -62,33 +59,6 @@ def _tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance, ticks: int,
 
 def _create(bed: Bed, first: int, last: int) -> None:
     bed.run(CREATE_TABLES.format(first=first, last=last, hours=24 * DAYS))
-
-
-def _configuration(bed: Bed, tables: int) -> LoadedConfig:
-    document = {
-        "s3": {
-            "bucket": bed.s3.bucket,
-            "endpoint": bed.s3.endpoint,
-            "region": bed.s3.region,
-            "access_key_id": bed.s3.access_key_id,
-            "secret_access_key_env": "BENCH_S3_SECRET",
-        },
-        "defaults": {"retention_days": 30},
-        "databases": [
-            {
-                "name": DATABASE,
-                "host": bed.postgres.host,
-                "port": bed.postgres.port,
-                "user": bed.postgres.user,
-                "password_env": "BENCH_DB_PASSWORD",
-                "tables": [{"name": f"t{n}", "timestamp_column": "occurred_at"} for n in range(1, tables + 1)],
-            }
-        ],
-    }
-    path = Path(bed.folder) / "archiver.yaml"
-    path.write_text(yaml.safe_dump(document))
-    secrets = {"BENCH_S3_SECRET": bed.s3.secret_access_key, "BENCH_DB_PASSWORD": bed.postgres.password}
-    return load_config(path, environ=secrets, cwd=path.parent)
 
 
 def main() -> int:

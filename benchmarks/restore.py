@@ -3,7 +3,6 @@
 import argparse
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from archive import count, machine, output, print_machine, progress
+from archive import count, exit_code_of, machine, output, print_machine, progress
 from bed import TABLE, Bed, Work, running_bed
 from contenders import BenchmarkError, Contender, Setup, archiver, cost, measure, server_cpu, warm_up, write_config
 from figures import table_of
@@ -20,9 +19,7 @@ from rich.table import Table
 
 from archiver_pipeline.cli.console import size
 from archiver_pipeline.domain.windows import WindowUnit
-from archiver_pipeline.errors import ArchiverError
 
-INTERRUPTED_EXIT_CODE = 130
 _MIB = 1 << 20
 _PLAIN = "audit_log_plain"
 _TARGET = "audit_log_restored"
@@ -239,19 +236,5 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
-    """Run it; a failure is a line, an interruption leaves nothing behind."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        benchmark(_options())
-    except (ArchiverError, BenchmarkError) as error:
-        progress.print(f"error: {error}", style="red", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        progress.print("interrupted; the servers are stopped and their data is gone")
-        return INTERRUPTED_EXIT_CODE
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(lambda: benchmark(_options())))
