@@ -9,7 +9,6 @@ import pytest
 from archiver_pipeline.domain.audit import AuditKind, TrailFindingKind
 from archiver_pipeline.domain.validation import ValidationRequest
 from archiver_pipeline.engine import settlement
-from archiver_pipeline.engine.audit import AuditTrail
 from archiver_pipeline.engine.audit_verify import verify_trail
 from archiver_pipeline.engine.recording import record_refusal
 from archiver_pipeline.engine.validate import validate_table
@@ -90,15 +89,15 @@ def test_without_its_trail_a_table_stops_and_the_next_run_finishes(
     archiving, audit, bucket, store, monkeypatch, kind, error
 ):
     """The trail fails for plans: nothing is deleted. For batches: what was deleted is pending, and then settled."""
-    original = AuditTrail._append
+    original = S3Store.put_document
 
-    def failing(self, entries):
-        if any(entry.kind is kind for entry in entries):
+    def failing(self, key, data, **options):
+        if "/_audit/" in key and any(entry["kind"] == kind for entry in json.loads(data)["entries"]):
             raise error
-        return original(self, entries)
+        return original(self, key, data, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AuditTrail, "_append", failing)
+        patch.setattr(S3Store, "put_document", failing)
         with pytest.raises(type(error), match=r"audit trail of .* could not be written"):
             archiving.archive()
     assert audit.receipted() == []
@@ -213,10 +212,11 @@ def test_a_validation_is_told_and_fails_without_its_entry(archiving, audit, buck
     [entry] = entries(bucket, "validation")
     assert (entry["facts"]["read_rows"], entry["facts"]["findings"]) == (OLD_ROWS, {})
 
-    def refused(self, entries):
+    def refused(self, key, data, **options):
+        assert "/_audit/" in key
         raise PermissionDeniedError("Access Denied")
 
-    monkeypatch.setattr(AuditTrail, "_append", refused)
+    monkeypatch.setattr(S3Store, "put_document", refused)
     with pytest.raises(
         PermissionDeniedError, match=r"audit trail of .* could not be written: Access Denied"
     ) as refusal:
