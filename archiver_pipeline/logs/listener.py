@@ -27,6 +27,7 @@ class _Running:
     done_batches: int = 0
     done_rows: int = 0
     done_bytes: int = 0
+    has_told: bool = False
 
     def figures(self, now: float) -> dict[str, Any]:
         """Rate and time left by what was done since the step began; percent by rows, where they are known."""
@@ -47,7 +48,8 @@ class _Running:
 
 
 class LogListener(SilentProgress):
-    """Writes steps, batches, reports and errors to a logger, and progress at most every `interval_seconds`.
+    """Writes steps, batches, reports and errors to a logger, and progress at most every `interval_seconds`, but for the
+    last of a step.
 
     An interval of None writes no progress. Progress is told when a batch is finished: no row is counted before.
     """
@@ -79,8 +81,10 @@ class LogListener(SilentProgress):
             bytes=batch.size_bytes,
             key=batch.key,
         )
-        if figures := self._counted(table, step, batch):
-            self._logger.info("progress", **asdict(table), step=step, **figures)
+        with self._lock:
+            # Told one after the other: lines of two threads must not overtake each other.
+            if figures := self._counted(table, step, batch):
+                self._logger.info("progress", **asdict(table), step=step, **figures)
 
     def batch_settled(self, table: TableName, batch: SettledBatch) -> None:
         is_void = batch.outcome is Outcome.superseded
@@ -195,19 +199,19 @@ class LogListener(SilentProgress):
         self._logger.error("failed", **asdict(table), **error_fields(error))
 
     def _counted(self, table: TableName, step: str, batch: BatchStep) -> dict[str, Any] | None:
-        """Count the batch; the step's figures when they are due to be told."""
+        """Count the batch; the step's figures when they are due to be told, or are the last after others were told."""
+        running = self._running.get((table, step))
+        if running is None:
+            return None
         now = monotonic()
-        with self._lock:
-            running = self._running.get((table, step))
-            if running is None:
-                return None
-            running.done_batches += 1
-            running.done_rows += batch.rows
-            running.done_bytes += batch.size_bytes
-            if self._interval_seconds is None or now - running.told_at < self._interval_seconds:
-                return None
-            running.told_at = now
-            return running.figures(now)
+        running.done_batches += 1
+        running.done_rows += batch.rows
+        running.done_bytes += batch.size_bytes
+        is_last = running.has_told and running.done_batches == running.batches
+        if self._interval_seconds is None or not (is_last or now - running.told_at >= self._interval_seconds):
+            return None
+        running.told_at, running.has_told = now, True
+        return running.figures(now)
 
 
 def _range(window_keys: list[str]) -> str | None:

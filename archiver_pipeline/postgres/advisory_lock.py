@@ -16,8 +16,9 @@ from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.errors import LockHeldError, LockLostError
 from archiver_pipeline.postgres.connection import Connection, connect, fetch_one, source_errors
 
-# The server's own default is to believe for two hours in a client whose machine is gone.
-_NOTICE_DEAD_CLIENTS = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
+NOTICE_DEAD_CLIENTS = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
+"""Settings of sessions that hold locks: the server's own default is to believe for two hours in a client whose machine
+is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def acquire_table_lock(source: SourceSettings, name: TableName, *, outer: TableL
 
     Raises LockHeldError that names the holder and since when it is connected.
     """
-    connection = connect(source, **_NOTICE_DEAD_CLIENTS)
+    connection = connect(source, **NOTICE_DEAD_CLIENTS)
     key = table_key(name)
     with source_errors(source):
         (taken,) = fetch_one(connection, sql.SQL("SELECT pg_catalog.pg_try_advisory_lock(%s)"), (key.value,))

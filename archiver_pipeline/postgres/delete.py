@@ -19,7 +19,7 @@ from archiver_pipeline.config.effective import SourceSettings
 from archiver_pipeline.domain.holds import Holds
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.errors import LockLostError, PermissionDeniedError, PreflightError, SourceError
-from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, is_held, settle_key
+from archiver_pipeline.postgres.advisory_lock import NOTICE_DEAD_CLIENTS, AdvisoryTableLock, is_held, settle_key
 from archiver_pipeline.postgres.catalog import table_fingerprint
 from archiver_pipeline.postgres.connection import (
     READ_LOCK_TIMEOUT_MS,
@@ -93,7 +93,8 @@ class DeleteSession:
     def __init__(self, source: SourceSettings, shape: TableShape, **settings: str) -> None:
         self._source = source
         self._shape = shape
-        self._connection = connect(source, enable_nestloop="off", enable_mergejoin="off", **settings)
+        plans = {"enable_nestloop": "off", "enable_mergejoin": "off"}
+        self._connection = connect(source, **(plans | NOTICE_DEAD_CLIENTS | settings))
         with source_errors(source):
             _create_temporary_tables(self._connection, shape)
 

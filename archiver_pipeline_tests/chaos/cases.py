@@ -34,6 +34,7 @@ _PAIRS = (*(("database", fault) for fault in DATABASE_FAULTS), *(("store", fault
 CASES = len(_PAIRS)
 """So many seeds in a row play every fault at every server once."""
 SETTLE_SECONDS = 60
+LATE_SECONDS = 5
 _APPLICATION = (
     "UPDATE public.audit_logs SET actor = 'changed'"
     " WHERE id IN (SELECT id FROM public.audit_logs WHERE id < 100000 ORDER BY id LIMIT 2)",
@@ -111,8 +112,8 @@ def play(scene: Scene, case: Case) -> bool:
         for change in _APPLICATION:
             ledger.execute(change)
     if relay.late:
-        # What is under way may hold locks, and then nobody else gets on.
-        scene.workplace.run("run", "--direct", "--json")
+        # What is under way may hold locks, and then nobody else gets on: such a run waits, and is killed too.
+        scene.workplace.run("run", "--direct", "--json", within_seconds=LATE_SECONDS)
         relay.deliver_late()
     _settle(scene)
     ledger.account_all_archived()

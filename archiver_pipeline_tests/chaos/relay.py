@@ -7,12 +7,14 @@ side; what is sent together mostly arrives together, so nearly every message is 
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 _BLOCK_BYTES = 1 << 16
+_ANSWER_SECONDS = 0.3
 _RESET = struct.pack("ii", 1, 0)
 _METHODS = (b"GET ", b"PUT ", b"POST ", b"HEAD ", b"DELETE ")
 
@@ -72,8 +74,10 @@ class Relay:
         for upstream, held in self.late:
             with suppress(OSError):
                 upstream.sendall(held)
-                upstream.settimeout(0.5)
-                upstream.recv(_BLOCK_BYTES)
+                time.sleep(_ANSWER_SECONDS)
+            # A thread still reads from it, so closing alone would keep the connection.
+            with suppress(OSError):
+                upstream.shutdown(socket.SHUT_RDWR)
             upstream.close()
         self.late.clear()
 

@@ -17,6 +17,7 @@ from archiver_pipeline.engine import reconcile
 from archiver_pipeline.engine.delete import delete_batches
 from archiver_pipeline.engine.restore import restore_archives
 from archiver_pipeline.errors import LockHeldError, LockLostError, NetworkError
+from archiver_pipeline.postgres.catalog import inspect_table
 from archiver_pipeline_tests.engine.faults import POINTS, Point, place
 from archiver_pipeline_tests.engine.killed_run import Orders
 from archiver_pipeline_tests.engine.running import archive_when_free, killed, planned, verified
@@ -318,9 +319,12 @@ def test_a_receipt_is_not_written_once_another_run_may_have_settled_the_batch(
 
 
 def test_the_server_soon_notices_a_client_whose_machine_is_gone(archiving, audit):
+    """It would keep locks, and the horizon of VACUUM, for two hours otherwise."""
     session = archiving.session()
-    shown = session.lock._connection.execute("SHOW tcp_keepalives_idle").fetchone()
-    assert shown == ("30",)
+    shape = inspect_table(session.connection, session.settings)
+    with session.delete_sessions(shape).take() as deleting:
+        for connection in (session.lock._connection, deleting._connection):
+            assert connection.execute("SHOW tcp_keepalives_idle").fetchone() == ("30",)
 
 
 def test_the_file_and_the_key_are_there_while_a_run_has_them(archiving, audit, lock_of, redis_server):
