@@ -29,12 +29,12 @@ POINTS = {
     "upload": Point("archiver_pipeline.engine.archive", "upload_batches"),
     "amid verify": Point("archiver_pipeline.engine.verify", "verify_batch", nth=2),
     "verify": Point("archiver_pipeline.engine.archive", "verify_batches"),
-    "before a manifest": Point("archiver_pipeline.engine.delete", "write_manifest", nth=2, before=True),
-    "after a manifest": Point("archiver_pipeline.engine.delete", "write_manifest", nth=2),
+    "before a manifest": Point("archiver_pipeline.engine.intent", "write_manifest", nth=2, before=True),
+    "after a manifest": Point("archiver_pipeline.engine.intent", "write_manifest", nth=2),
     # The delete transaction reads the clock after the rows are deleted and before it commits.
     "in a delete transaction": Point("archiver_pipeline.postgres.delete", "source_clock", nth=2),
     "after a delete committed": Point("archiver_pipeline.postgres.delete:DeleteSession", "delete_versions", nth=2),
-    "after a receipt": Point("archiver_pipeline.engine.delete", "write_receipt", nth=2),
+    "after a receipt": Point("archiver_pipeline.engine.intent", "write_receipt", nth=2),
     "delete": Point("archiver_pipeline.engine.archive", "delete_batches"),
     "report": Point("archiver_pipeline.engine.archive", "report_archive"),
 }

@@ -375,7 +375,7 @@ def test_nothing_is_deleted_when_the_lock_is_lost_after_the_manifest(archiving, 
         time.sleep(0.5)
 
     with monkeypatch.context() as patch, pytest.raises(LockLostError):
-        place(Point("archiver_pipeline.engine.delete", "write_manifest"), lose_the_lock, patch.setattr)
+        place(Point("archiver_pipeline.engine.intent", "write_manifest"), lose_the_lock, patch.setattr)
         delete_batches(session, verification)
     session.close()
     assert audit.receipted() == []
