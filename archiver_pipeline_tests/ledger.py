@@ -60,9 +60,13 @@ class Ledger:
         self.prefix = _prefix(bucket.prefix, database_id, schema, table)
         self.expected = Counter(self.table_rows())
 
-    def execute(self, query: str) -> None:
-        """Let an application change the table in one transaction, and account for what it changed."""
+    def execute(self, query: str, *, patience_ms: int = 0) -> None:
+        """Let an application change the table in one transaction, and account for what it changed.
+
+        Raises psycopg's LockNotAvailable when it waited so long for a lock; 0 waits for ever.
+        """
         with self._connect() as connection, connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{patience_ms}ms",))
             connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(self._name))
             before = Counter(self._rows(connection))
             connection.execute(query.encode())

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, TypeVar
 
 import pyarrow as pa
 
@@ -15,6 +15,8 @@ from archiver_pipeline.codec.rows import KeyReader, key_schema
 from archiver_pipeline.codec.versions import XMIN, expand_xmin_runs
 from archiver_pipeline.domain.layout import (
     MANIFEST_SUFFIX,
+    RECEIPT_SUFFIX,
+    SUPERSEDED_SUFFIX,
     DataFormat,
     StoredBatch,
     group_batches,
@@ -28,6 +30,8 @@ from archiver_pipeline.storage.s3 import S3Store
 
 _KEPT_IN_MEMORY_BYTES = 8 << 20
 
+Document = TypeVar("Document", Manifest, Receipt, Superseded)
+
 
 def list_stored(store: S3Store, name: TableName) -> list[StoredBatch]:
     """Every batch of a table by the listing alone, in key order. Raises when the listing is not whole."""
@@ -39,28 +43,38 @@ def iter_stored(store: S3Store, name: TableName, *, after: str = "") -> Iterator
     return iter_batches(store.list_objects(listing_prefix(store.settings.prefix, name), after=after))
 
 
-def read_manifest(store: S3Store, key: str) -> Manifest:
-    """Raises ManifestError when it is not a manifest this version knows, ObjectMissingError when it is not there."""
-    return decode_document(Manifest, store.read_document(key), key=key)
+def read_manifest(store: S3Store, stem: str) -> Manifest:
+    """Raises ManifestError when it is not a manifest this version knows or another batch's, ObjectMissingError when it
+    is not there."""
+    return _decode_own(Manifest, store.read_document(stem + MANIFEST_SUFFIX), stem, MANIFEST_SUFFIX)
 
 
-def read_receipt(store: S3Store, key: str) -> Receipt:
-    """Raises ManifestError when it is not a receipt this version knows, ObjectMissingError when it is not there."""
-    return decode_document(Receipt, store.read_document(key), key=key)
+def read_receipt(store: S3Store, stem: str) -> Receipt:
+    """Raises ManifestError when it is not a receipt this version knows or another batch's, ObjectMissingError when it
+    is not there."""
+    return _decode_own(Receipt, store.read_document(stem + RECEIPT_SUFFIX), stem, RECEIPT_SUFFIX)
 
 
 def read_receipted_manifest(store: S3Store, stem: str, receipt: Receipt) -> Manifest:
     """The very manifest that the receipt was written for. Raises ManifestError when it is another one."""
-    key = stem + MANIFEST_SUFFIX
-    data = store.read_document(key)
+    data = store.read_document(stem + MANIFEST_SUFFIX)
     if sha256_hex(data) != receipt.manifest_sha256:
-        raise ManifestError(f"{key} is not the manifest that the receipt was written for")
-    return decode_document(Manifest, data, key=key)
+        raise ManifestError(f"{stem}{MANIFEST_SUFFIX} is not the manifest that the receipt was written for")
+    return _decode_own(Manifest, data, stem, MANIFEST_SUFFIX)
 
 
-def read_superseded(store: S3Store, key: str) -> Superseded:
-    """Raises ManifestError when it is not a mark this version knows, ObjectMissingError when it is not there."""
-    return decode_document(Superseded, store.read_document(key), key=key)
+def read_superseded(store: S3Store, stem: str) -> Superseded:
+    """Raises ManifestError when it is not a mark this version knows or another batch's, ObjectMissingError when it is
+    not there."""
+    return _decode_own(Superseded, store.read_document(stem + SUPERSEDED_SUFFIX), stem, SUPERSEDED_SUFFIX)
+
+
+def _decode_own(kind: type[Document], data: bytes, stem: str, suffix: str) -> Document:
+    """A document says something of the batch that it stands beside, or nothing."""
+    document = decode_document(kind, data, key=stem + suffix)
+    if not document.data_key.startswith(f"{stem}.") or not stem.endswith(f"_{document.batch_id}"):
+        raise ManifestError(f"{stem}{suffix} describes another batch", hint="was it copied here?")
+    return document
 
 
 def key_columns(manifest: Manifest) -> tuple[KeyColumn, ...]:

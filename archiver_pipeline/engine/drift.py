@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from archiver_pipeline.domain.drift import Drift, compare_columns
-from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, BatchState, StoredBatch
+from archiver_pipeline.domain.layout import BatchState, StoredBatch
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.engine.archived import list_stored, read_manifest
 from archiver_pipeline.engine.session import ArchiveSession
@@ -50,7 +50,7 @@ def drift_since_newest(session: ArchiveSession, shape: TableShape, listed: Seque
     if not receipted:
         return None
     newest = max(receipted, key=lambda batch: (batch.modified_at, batch.stem))
-    manifest = read_manifest(session.store, newest.stem + MANIFEST_SUFFIX)
+    manifest = read_manifest(session.store, newest.stem)
     return compare_columns(manifest.columns, {column.name: column.type for column in shape.columns})
 
 

@@ -20,8 +20,6 @@ from archiver_pipeline.codec.versions import keys_of_versions, read_versions
 from archiver_pipeline.domain.batch import EncodedBatch, Outcome, Plan, SettledBatch
 from archiver_pipeline.domain.fallback import KeptBatch, KeptState
 from archiver_pipeline.domain.layout import (
-    RECEIPT_SUFFIX,
-    SUPERSEDED_SUFFIX,
     DataFormat,
     StoredBatch,
     group_batches,
@@ -266,9 +264,9 @@ def _after_its_manifest(
     if not (stored.has_receipt or stored.has_superseded):
         return reconcile_batch(session, shape, stored)
     if not stored.has_receipt:
-        mark = read_superseded(session.store, stored.stem + SUPERSEDED_SUFFIX)
+        mark = read_superseded(session.store, stored.stem)
         return mark_stale(kept, f"superseded: {mark.reason}")
-    receipt = read_receipt(session.store, stored.stem + RECEIPT_SUFFIX)
+    receipt = read_receipt(session.store, stored.stem)
     if receipt.object_sha256 != manifest.object_sha256:
         return mark_stale(kept, "the store has a receipt for other bytes under its key")
     remove_kept(kept)

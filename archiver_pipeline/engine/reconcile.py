@@ -10,8 +10,6 @@ import pyarrow as pa
 from archiver_pipeline.domain.batch import Outcome, SettledBatch
 from archiver_pipeline.domain.layout import (
     MANIFEST_SUFFIX,
-    RECEIPT_SUFFIX,
-    SUPERSEDED_SUFFIX,
     BatchState,
     StoredBatch,
 )
@@ -94,7 +92,7 @@ def pending_batches(session: ArchiveSession, listed: Iterable[StoredBatch]) -> l
 
 def _rows_of(session: ArchiveSession, batch: StoredBatch) -> int:
     try:
-        return read_manifest(session.store, batch.stem + MANIFEST_SUFFIX).rows
+        return read_manifest(session.store, batch.stem).rows
     except ManifestError:
         return 0
 
@@ -108,12 +106,12 @@ def reconcile_batch(session: ArchiveSession, shape: TableShape, stored: StoredBa
     """Settle one batch that has a manifest."""
     if stored is None:
         raise StoreError(f"{shape.name}: a manifest that exists is missing from the store's listing")
-    manifest = read_manifest(session.store, stored.stem + MANIFEST_SUFFIX)
+    manifest = read_manifest(session.store, stored.stem)
     _require_own(manifest, stored, shape)
     if stored.has_receipt:
-        return settled_batch(manifest, read_receipt(session.store, stored.stem + RECEIPT_SUFFIX).outcome)
+        return settled_batch(manifest, read_receipt(session.store, stored.stem).outcome)
     if stored.has_superseded:
-        mark = read_superseded(session.store, stored.stem + SUPERSEDED_SUFFIX)
+        mark = read_superseded(session.store, stored.stem)
         return settled_batch(manifest, Outcome.superseded, mark.reason)
     return _settle_pending(session, shape, manifest)
 
@@ -213,7 +211,7 @@ def _told_archived(session: ArchiveSession, manifest: Manifest, siblings: Sequen
     """The ids of other pending batches that the trail tells of as archived: their receipts may be under way, from runs
     that are gone."""
     rivals = [
-        read_manifest(session.store, batch.stem + MANIFEST_SUFFIX)
+        read_manifest(session.store, batch.stem)
         for batch in siblings
         if batch.state is BatchState.pending and batch.batch_id != manifest.batch_id
     ]
@@ -321,7 +319,7 @@ def _may_overlap(other: StoredBatch, manifest: Manifest, siblings: Sequence[Stor
 
 
 def _without_those_of(session: ArchiveSession, shape: TableShape, keys: pa.Table, other: StoredBatch) -> pa.Table:
-    manifest = read_manifest(session.store, other.stem + MANIFEST_SUFFIX)
+    manifest = read_manifest(session.store, other.stem)
     if not has_key_of(manifest, shape):
         return keys
     return keys.join(keys_of_manifest(manifest), keys=keys.column_names, join_type="left anti")

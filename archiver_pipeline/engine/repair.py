@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from archiver_pipeline.codec.documents import decode_document
 from archiver_pipeline.codec.hashing import sha256_hex
-from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, SUPERSEDED_SUFFIX, BatchState, StoredBatch
+from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, BatchState, StoredBatch
 from archiver_pipeline.domain.manifest import Manifest
 from archiver_pipeline.domain.validation import (
     Finding,
@@ -103,7 +103,7 @@ def _is_surely_void(session: ArchiveSession, batch: StoredBatch) -> bool:
     try:
         data = session.store.read_document(batch.stem + MANIFEST_SUFFIX)
         manifest = decode_document(Manifest, data, key=batch.stem + MANIFEST_SUFFIX)
-        mark = read_superseded(session.store, batch.stem + SUPERSEDED_SUFFIX)
+        mark = read_superseded(session.store, batch.stem)
         settled_at = datetime.fromisoformat(mark.settled_at)
     except (ManifestError, ObjectMissingError, ValueError):
         return False

@@ -7,7 +7,6 @@ from datetime import UTC, date, datetime, timedelta
 
 from archiver_pipeline.codec.predicates import parse_predicate
 from archiver_pipeline.domain.layout import (
-    RECEIPT_SUFFIX,
     BatchState,
     StoredBatch,
     batch_stem_of,
@@ -124,7 +123,7 @@ def _stored(session: RestoreSession) -> list[StoredBatch]:
 def _read_receipts(session: RestoreSession, batches: Sequence[StoredBatch]) -> list[Archive]:
     """The batches with their receipts, the oldest settled first."""
     with ThreadPoolExecutor(_READING_THREADS) as threads:
-        receipts = threads.map(lambda batch: read_receipt(session.store, batch.stem + RECEIPT_SUFFIX), batches)
+        receipts = threads.map(lambda batch: read_receipt(session.store, batch.stem), batches)
         found = [Archive(batch, receipt) for batch, receipt in zip(batches, receipts, strict=True)]
     return sorted(found, key=lambda archive: (archive.receipt.settled_at, archive.data_key))
 

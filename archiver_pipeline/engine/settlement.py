@@ -28,6 +28,7 @@ from archiver_pipeline.engine.audit import Fence
 from archiver_pipeline.engine.recording import record_receipted, record_superseded
 from archiver_pipeline.engine.safekeeping import wanted_retention
 from archiver_pipeline.engine.session import ArchiveSession
+from archiver_pipeline.errors import StoreError
 from archiver_pipeline.postgres.eligible import source_clock
 from archiver_pipeline.storage.s3 import ObjectExistsError
 from archiver_pipeline.version import SOFTWARE
@@ -76,11 +77,18 @@ def manifest_key(manifest: Manifest) -> str:
 
 
 def write_manifest(session: ArchiveSession, manifest: Manifest, retention: ObjectRetention | None) -> bool:
-    """Create the manifest. False when it is there already: an earlier try wrote it, and its fate must be settled."""
+    """Create the manifest and read it back: once its rows are deleted, it is what names them.
+
+    False when it is there already: an earlier try wrote it, and its fate must be settled. Raises StoreError when the
+    store does not give back what it took.
+    """
+    key, data = manifest_key(manifest), encode_manifest(manifest)
     try:
-        session.store.put_document(manifest_key(manifest), encode_manifest(manifest), retention=retention)
+        session.store.put_document(key, data, retention=retention)
     except ObjectExistsError:
         return False
+    if session.store.read_document(key) != data:
+        raise StoreError(f"{key}: its bytes are not those that were sent", hint="nothing of its batch was deleted")
     return True
 
 

@@ -4,17 +4,19 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+from psycopg.errors import LockNotAvailable
 
 from archiver_pipeline.sandbox.postgres_server import PostgresServer
 from archiver_pipeline.sandbox.s3_server import S3Server
 from archiver_pipeline_tests.chaos.relay import KILLS, Fault, Plan, Relay, relay_to
 from archiver_pipeline_tests.cli.workplace import Workplace, Workshop, open_workplace
+from archiver_pipeline_tests.ledger import Ledger
 from archiver_pipeline_tests.plugins.archiving import FILL_AUDIT_TABLE, OLD_ROWS, YOUNG_ROWS
 from archiver_pipeline_tests.plugins.servers import Bucket, Database
 
@@ -35,6 +37,7 @@ CASES = len(_PAIRS)
 """So many seeds in a row play every fault at every server once."""
 SETTLE_SECONDS = 60
 LATE_SECONDS = 5
+_APPLICATION_PATIENCE_MS = 3_000
 _APPLICATION = (
     "UPDATE public.audit_logs SET actor = 'changed'"
     " WHERE id IN (SELECT id FROM public.audit_logs WHERE id < 100000 ORDER BY id LIMIT 2)",
@@ -108,16 +111,25 @@ def play(scene: Scene, case: Case) -> bool:
     relay.arm(None)
     if case.fault in KILLS and plan.is_done:
         assert first.code == -signal.SIGKILL, first
-    if case.with_application:
-        for change in _APPLICATION:
-            ledger.execute(change)
+    changes = _change(ledger, _APPLICATION) if case.with_application else ()
     if relay.late:
         # What is under way may hold locks, and then nobody else gets on: such a run waits, and is killed too.
         scene.workplace.run("run", "--direct", "--json", within_seconds=LATE_SECONDS)
         relay.deliver_late()
+        assert not _change(ledger, changes), "the table stays locked"
     _settle(scene)
     ledger.account_all_archived()
     return plan.is_done
+
+
+def _change(ledger: Ledger, changes: Sequence[str]) -> Sequence[str]:
+    """Let an application change rows; returns the changes that it could not make because the table was locked."""
+    for position, change in enumerate(changes):
+        try:
+            ledger.execute(change, patience_ms=_APPLICATION_PATIENCE_MS)
+        except LockNotAvailable:
+            return changes[position:]
+    return ()
 
 
 def _prepare(scene: Scene, prefix: str) -> None:

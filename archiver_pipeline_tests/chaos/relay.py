@@ -128,8 +128,9 @@ class Relay:
                     target.sendall(passing)
                 elif not self._do(plan, passing, target, pair, is_request):
                     return
-            with suppress(OSError):
-                target.shutdown(socket.SHUT_WR)
+        # Also after a reset, which is how a killed process ends with an answer unread: the other side must hear of it.
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
     def _due(self, is_request: bool, passing: bytes) -> Plan | None:
         """The plan when this is its moment, or the first after it that its fault fits."""

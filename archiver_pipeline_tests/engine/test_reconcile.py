@@ -333,7 +333,7 @@ def test_an_object_in_a_cold_class_is_void_while_its_rows_are_there_and_else_tak
 def receipts_of(settings, archiving):
     store = S3Store(settings)
     stored = list_stored(store, table_name(archiving.settings()))
-    return [read_receipt(store, f"{batch.stem}.receipt.json") for batch in stored if batch.has_receipt]
+    return [read_receipt(store, batch.stem) for batch in stored if batch.has_receipt]
 
 
 def test_a_cold_object_without_the_verified_checksum_is_no_archive():
