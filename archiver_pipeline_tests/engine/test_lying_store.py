@@ -1,5 +1,6 @@
 """A store that lies: no row is lost or doubled by it, whatever it lies about, and the next run goes on."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -21,9 +22,9 @@ LIES = [
 ]
 
 
-def archive_from(archiving, endpoint, **overrides):
+def archive_from(archiving, endpoint):
     """A run against the liar; returns its error, if it had one."""
-    session = archiving.session(store=replace(archiving.store_settings(), endpoint=endpoint), **overrides)
+    session = archiving.session(store=replace(archiving.store_settings(), endpoint=endpoint))
     try:
         archive_windows(session, archiving.windows(session))
     except ArchiverError as error:
@@ -60,13 +61,15 @@ def test_a_write_that_did_not_happen_loses_nothing(archiving, audit, bucket, kin
 def test_other_bytes_than_were_sent_are_found(archiving, audit, bucket, kind):
     """A document that cannot be read decides nothing. Once a person has removed it, all goes on."""
     with lying_store(bucket, Lie.stores_other_bytes, kind) as liar:
-        error = archive_from(archiving, liar.endpoint, workers=1)
+        error = archive_from(archiving, liar.endpoint)
     [damaged] = liar.told
     if kind == "receipt":
         assert ("unreadable", damaged) in found(archiving)
     else:
         assert damaged in str(error)
-        assert Counter(audit.table_rows()) == audit.expected
+        # Other workers may have gone on with theirs; of the damaged batch nothing was deleted.
+        gone = audit.expected - Counter(audit.table_rows())
+        assert gone.total() == sum(json.loads(bucket.read(key))["rows"] for key in receipts(bucket))
     bucket.client.delete_object(Bucket=bucket.bucket, Key=damaged)
     archive_until_settled(archiving)
     audit.account_all_archived()
@@ -89,6 +92,10 @@ def test_a_trail_that_is_not_listed_stops_the_run(archiving, audit, bucket):
     audit.account()
     archive_until_settled(archiving)
     audit.account_all_archived()
+
+
+def receipts(bucket):
+    return [key for key in bucket.keys() if key.endswith(".receipt.json")]
 
 
 def archive_until_settled(archiving):
