@@ -95,7 +95,7 @@ def test_a_trail_that_is_not_listed_stops_the_run(archiving, audit, bucket):
 
 
 def receipts(bucket):
-    return [key for key in bucket.keys() if key.endswith(".receipt.json")]
+    return [key for key in bucket.archive_keys() if key.endswith(".receipt.json")]
 
 
 def archive_until_settled(archiving):
