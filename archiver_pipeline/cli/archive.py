@@ -127,7 +127,7 @@ class _Drain:
             if len(self.listener.reports) == known:
                 return False
             report = self.listener.reports[-1]
-            if self._rows_left() == 0 or report.kept:
+            if self._rows_left() == 0 or report.kept or report.stopped:
                 return False
             if not report.truncated or not report.rows:
                 return True

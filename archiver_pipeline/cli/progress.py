@@ -102,6 +102,14 @@ class RunListener(SilentProgress):
     def validation_reported(self, report: ValidationReport) -> None:
         self.validations.append(report)
 
+    def archive_paused(self, table: TableName, step: str, reason: str) -> None:
+        if self._log is None:
+            warn(f"{table}: {step} pauses: {reason}")
+
+    def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
+        if self._log is None:
+            warn(f"{table}: {step} goes on after {seconds:.0f} s")
+
     def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         if self._log is None:
             warn(f"{table}: {error}; trying again in {wait_seconds:.0f} s")

@@ -63,6 +63,12 @@ class Teller(RunListener):
         super().archive_reported(report)
         self.tell("archive_reported", report)
 
+    def archive_paused(self, table: TableName, step: str, reason: str) -> None:
+        self.tell("archive_paused", table, step, reason)
+
+    def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
+        self.tell("archive_resumed", table, step, seconds)
+
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         self.tell("lock_awaited", table, error, wait_seconds)
 

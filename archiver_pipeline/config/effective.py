@@ -23,6 +23,7 @@ from archiver_pipeline.config.enums import (
     StorageClass,
     VacuumStrategy,
     WatermarkStorage,
+    Weekday,
     WindowSize,
 )
 from archiver_pipeline.config.models import (
@@ -36,9 +37,13 @@ from archiver_pipeline.config.models import (
     Replica,
     Section,
     Table,
+    Throttle,
 )
+from archiver_pipeline.config.models import AllowedHours as WrittenHours
 from archiver_pipeline.config.safekeeping import SYSTEM_CERTIFICATES, encryption_reason, lock_days, tls_reason
+from archiver_pipeline.domain.hours import DAY_NAMES, AllowedHours
 from archiver_pipeline.domain.retention import FloorOverride, floor_override
+from archiver_pipeline.domain.throttle import Signal, ThrottleSettings
 from archiver_pipeline.secret_sources.reference import parse_reference
 from archiver_pipeline.secret_sources.secret import ReferencedSecret
 
@@ -88,6 +93,10 @@ class TableSettings:
     """Whether they count from the archive's last row, as those of its expiry do, and not from when it is made."""
     retention_floor_override: str | None = None
     archive_retention_days: int | None = None
+    throttle: ThrottleSettings | None = None
+    """None: nothing is measured before a batch."""
+    allowed_hours: AllowedHours | None = None
+    """None: at any hour."""
 
     @property
     def below_floor(self) -> FloorOverride | None:
@@ -338,6 +347,8 @@ def _table(table: Table, database: Database, config: ArchiverConfig, base: Path)
     archive_days = settings["archive_retention_days"]
     settings["sleep_between_batches_seconds"] = settings.pop("sleep_between_batches")
     settings["staging_dir"] = _folder(settings["staging_dir"], base)
+    settings["throttle"] = _throttle(settings["throttle"])
+    settings["allowed_hours"] = _allowed_hours(settings["allowed_hours"])
     return TableSettings(
         database=database.key_id,
         dbname=database.name,
@@ -354,6 +365,41 @@ def _table(table: Table, database: Database, config: ArchiverConfig, base: Path)
         lock_from_last_row=archive_days is not None,
         **settings,
     )
+
+
+def _throttle(written: Throttle | None) -> ThrottleSettings | None:
+    """None also when no signal is limited."""
+    if written is None:
+        return None
+    limits: dict[Signal, float | None] = {
+        signal: getattr(written, signal.value) for signal in Signal if signal is not Signal.probe
+    }
+    if written.probe is not None:
+        limits[Signal.probe] = written.probe_limit or 0.0
+    known = tuple((signal, float(limit)) for signal, limit in limits.items() if limit is not None)
+    if not known:
+        return None
+    return ThrottleSettings(
+        limits=known,
+        probe=written.probe or "",
+        shrink_at_percent=written.shrink_at_percent,
+        poll_seconds=written.poll_seconds,
+        max_pause_seconds=written.max_pause_seconds,
+        timeout_seconds=written.timeout_seconds,
+    )
+
+
+def _allowed_hours(written: WrittenHours | None) -> AllowedHours | None:
+    if written is None:
+        return None
+    spans = tuple((_minutes(first), _minutes(end)) for first, end in (span.split("-") for span in written.hours))
+    days = frozenset(DAY_NAMES.index(day.value) for day in written.days or tuple(Weekday))
+    return AllowedHours(spans, written.time_zone, days)
+
+
+def _minutes(clock: str) -> int:
+    hours, minutes = clock.split(":")
+    return int(hours) * 60 + int(minutes)
 
 
 def secret_of(section: Section, key: str, environ: Mapping[str, str], base: Path) -> SecretStr | None:

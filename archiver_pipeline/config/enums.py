@@ -30,6 +30,18 @@ class VacuumStrategy(StrEnum):
     FULL = "full"
 
 
+class Weekday(StrEnum):
+    """A day of the week."""
+
+    MON = "mon"
+    TUE = "tue"
+    WED = "wed"
+    THU = "thu"
+    FRI = "fri"
+    SAT = "sat"
+    SUN = "sun"
+
+
 class LockType(StrEnum):
     """What keeps two runs off the same table."""
 

@@ -26,6 +26,7 @@ from archiver_pipeline.config.enums import (
     StorageClass,
     VacuumStrategy,
     WatermarkStorage,
+    Weekday,
     WindowSize,
 )
 from archiver_pipeline.config.scalars import (
@@ -47,9 +48,12 @@ from archiver_pipeline.config.scalars import (
     MailAddresses,
     Port,
     Prefix,
+    Probe,
     Reason,
     SecretFrom,
     Text,
+    TimeSpans,
+    TimeZone,
     Version,
     WebUrl,
 )
@@ -84,6 +88,70 @@ def takes_text(annotation: Any) -> bool:
     if isinstance(annotation, type) and issubclass(annotation, str | SecretStr | Path):
         return True
     return any(takes_text(argument) for argument in get_args(annotation))
+
+
+_Limit = Annotated[Float, Field(ge=0)]
+_Count = Annotated[Int, Field(ge=0)]
+
+
+class Throttle(Section):
+    """Signals over whose limits no batch begins. What is not written does not count; what can't be read does."""
+
+    replication_lag_seconds: _Limit | None = Field(
+        None, description="Most seconds that a standby, or the read replica, may be behind."
+    )
+    replication_lag_bytes: ByteSize | None = Field(
+        None,
+        description="Most WAL that a standby, the read replica or a slot that nobody uses may be behind, like 64MB.",
+    )
+    wal_bytes_per_second: ByteSize | None = Field(
+        None, description="Most WAL per second that the whole server may write, like 32MB."
+    )
+    pending_wal_files: _Count | None = Field(None, description="Most WAL files that may wait to be archived.")
+    dead_row_percent: Annotated[Float, Field(ge=0, le=100)] | None = Field(
+        None, description="Most dead rows of the table, in percent of all its rows."
+    )
+    blocked_sessions: _Count | None = Field(
+        None, description="Most sessions that may wait for a lock of an archiver's session."
+    )
+    query_ms: _Limit | None = Field(
+        None, description="Longest that finding the table's last key may take, in milliseconds."
+    )
+    longest_transaction_seconds: _Limit | None = Field(
+        None, description="Longest that a transaction of anybody else in this database may have been open."
+    )
+    probe: Probe | None = Field(
+        None, description="A query that gives one boolean, true to wait, or one number, to wait above probe_limit."
+    )
+    probe_limit: Float | None = Field(None, description="Most that the probe's number may be. Default 0.")
+    shrink_at_percent: Annotated[Float, Field(gt=0, le=100)] = Field(
+        75.0, description="From this part of any limit on, one batch at a time."
+    )
+    poll_seconds: Annotated[Float, Field(ge=0.1, le=600)] = Field(
+        2.0, description="Least seconds between two looks at the signals."
+    )
+    max_pause_seconds: Annotated[Float, Field(ge=0, le=86_400)] = Field(
+        600.0, description="Longest pause; after it the run ends early."
+    )
+    timeout_seconds: Annotated[Float, Field(ge=0.1, le=60)] = Field(
+        5.0, description="Longest that reading one signal may take; one that takes longer can't be read."
+    )
+
+    @model_validator(mode="after")
+    def _limit_of_probe(self) -> Throttle:
+        if self.probe_limit is not None and self.probe is None:
+            raise ValueError("probe_limit without probe limits nothing")
+        return self
+
+
+class AllowedHours(Section):
+    """When batches may begin."""
+
+    hours: TimeSpans = Field(description="A span like 22:00-06:00, or a list of them.")
+    time_zone: TimeZone = Field("UTC", description="Whose clock, like Europe/Berlin.")
+    days: Annotated[tuple[Weekday, ...], Field(min_length=1)] | None = Field(
+        None, description="Days on which a span may begin: mon, tue, wed, thu, fri, sat, sun. Default: all."
+    )
 
 
 class InheritedSettings(Section):
@@ -138,6 +206,19 @@ class InheritedSettings(Section):
         None,
         description="Stop when the columns changed since the last archive. Default false: warn.",
     )
+    throttle: Throttle | None = Field(
+        None, description="Wait while the database has other work, see throttling.md. As a whole; `{}` for none."
+    )
+    allowed_hours: (
+        Annotated[
+            AllowedHours,
+            BeforeValidator(
+                lambda value: {"hours": value} if isinstance(value, str | list) else value,
+                json_schema_input_type=str | list[str] | AllowedHours,
+            ),
+        ]
+        | None
+    ) = Field(None, description="When batches may begin: 22:00-06:00, a list, or a mapping. Default: always.")
 
 
 INHERITED = tuple(InheritedSettings.model_fields)
@@ -164,6 +245,8 @@ BUILT_IN_DEFAULTS = MappingProxyType(
         "lock_timeout_ms": 100,
         "statement_timeout_seconds": 0,
         "fail_on_schema_drift": False,
+        "throttle": None,
+        "allowed_hours": None,
     }
 )
 

@@ -10,6 +10,7 @@ from datetime import date, datetime
 from email.utils import getaddresses
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -26,6 +27,7 @@ _UNITS = {"": 1, "B": 1} | {
     for suffix, base in (("B", 1000), ("IB", 1024))
 }
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_TIME_SPAN = re.compile(r"((?:[01]\d|2[0-3]):[0-5]\d)-((?:[01]\d|2[0-3]):[0-5]\d|24:00)")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ENCRYPTIONS = {
@@ -43,6 +45,31 @@ def _not_boolean(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")
     return value
+
+
+def _time_span(value: str) -> str:
+    """`22:00-06:00`; the end may be 24:00."""
+    match = _TIME_SPAN.fullmatch(value.replace(" ", ""))
+    if not match:
+        raise ValueError("must be a time of day to another, like 22:00-06:00 (the end may be 24:00)")
+    if match[1] == match[2]:
+        raise ValueError("must not begin and end at the same time: for a whole day write 00:00-24:00")
+    return f"{match[1]}-{match[2]}"
+
+
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError("must be a time zone's name in the tz database, like UTC or Europe/Berlin") from None
+    return value
+
+
+def _probe(value: str) -> str:
+    said = value.strip().rstrip(";").strip()
+    if not re.match(r"(?i)(select|with|values|table)\b", said):
+        raise ValueError("must be a query that begins with SELECT, WITH, VALUES or TABLE")
+    return said
 
 
 def _byte_size(value: Any) -> Any:
@@ -169,6 +196,13 @@ EncryptionName = Annotated[Encryption, BeforeValidator(_encryption, json_schema_
 Version = Annotated[str, BeforeValidator(_version, json_schema_input_type=str | float)]
 CalendarDay = Annotated[date, BeforeValidator(_calendar_day, json_schema_input_type=date)]
 Text = Annotated[str, Field(min_length=1)]
+TimeSpans = Annotated[
+    tuple[Annotated[str, AfterValidator(_time_span)], ...],
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    Field(min_length=1),
+]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+Probe = Annotated[str, AfterValidator(_probe)]
 Reason = Annotated[str, AfterValidator(_reason)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=MAX_IDENTIFIER_BYTES)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.protection import Protection
 from archiver_pipeline.domain.table import TableShape
+from archiver_pipeline.domain.throttle import NO_PAUSES, Pauses
 from archiver_pipeline.domain.windows import Window
 
 
@@ -36,7 +37,8 @@ class Plan:
     made: as long as it is held, no other archiver can have taken the same rows. `planned_all` is False when the
     staging limit cut the plan short. Windows that `protections`, those in force, reach into have no batches.
     `kept_before` is what earlier runs kept on the local disk and this one could not upload; `warnings` are
-    for people.
+    for people. `stopped` says why nothing may begin now; empty when it may. With `ignores_hours` somebody overrode the
+    allowed hours. `pauses` are those of this step, here and in what later steps hand on.
     """
 
     attempt_id: str
@@ -55,6 +57,9 @@ class Plan:
     kept_before: tuple[KeptBatch, ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+    stopped: str = ""
+    ignores_hours: bool = False
+    pauses: Pauses = NO_PAUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +152,15 @@ class SettledBatch:
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """All batches of a plan that were staged. `truncated` tells that the staging limit left batches for a later run."""
+    """All batches of a plan that were staged. `truncated` tells that the staging limit left batches for a later run,
+    `stopped` why the throttle or the allowed hours did; empty when they did not."""
 
     plan: Plan
     batches: tuple[ExtractedBatch, ...]
     truncated: bool
     seconds: float
+    stopped: str = ""
+    pauses: Pauses = NO_PAUSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +197,12 @@ class Deletion:
     """How every batch of a plan ended, the ones settled for an earlier crash included.
 
     `protections` were in force when the deletes began: those of the plan, unless its lock was given up in between.
+    `stopped` says why verified batches were put aside, if they were.
     """
 
     verification: Verification
     batches: tuple[SettledBatch, ...]
     seconds: float
     protections: tuple[Protection, ...] = ()
+    stopped: str = ""
+    pauses: Pauses = NO_PAUSES

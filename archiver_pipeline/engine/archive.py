@@ -14,13 +14,13 @@ from archiver_pipeline.engine.verify import verify_batches
 
 
 def archive_windows(
-    session: ArchiveSession, windows: Sequence[Window], *, limit_rows: int | None = None
+    session: ArchiveSession, windows: Sequence[Window], *, limit_rows: int | None = None, ignore_hours: bool = False
 ) -> ArchiveReport:
     """Archive what `max_staged_bytes` and `limit_rows` allow of the windows' eligible rows.
 
     Safe to repeat after any interruption: the next call settles what this one left open.
     """
-    plan = plan_archive(session, windows, limit_rows=limit_rows)
+    plan = plan_archive(session, windows, limit_rows=limit_rows, ignore_hours=ignore_hours)
     extraction = extract_batches(session, plan)
     encoding = compress_batches(session, extraction)
     upload = upload_batches(session, encoding)

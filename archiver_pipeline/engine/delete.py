@@ -16,7 +16,7 @@ from archiver_pipeline.domain.layout import StoredBatch, group_batches, stem_of
 from archiver_pipeline.engine.compress import compress_batch
 from archiver_pipeline.engine.extract import extract_batch
 from archiver_pipeline.engine.holds import with_holds
-from archiver_pipeline.engine.intent import SETTLED_BY, Intent, intend_batch, receipt_deleted
+from archiver_pipeline.engine.intent import SETTLED_BY, Intent, intend_batch, put_aside, receipt_deleted
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_table
 from archiver_pipeline.engine.recording import record_held, record_resumption
@@ -39,9 +39,17 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
     another lock session are settled first, also when nothing of them is in the table or in `verification` any more.
     """
     plan = verification.upload.encoding.extraction.plan
+    refusals: set[str] = set()
 
     def work(batch: VerifiedBatch) -> tuple[SettledBatch, ...]:
-        settled = _delete_with_second_pass(session, plan, batch, stored.get(stem_of(batch.encoded.key)))
+        before = stored.get(stem_of(batch.encoded.key))
+        settled: tuple[SettledBatch, ...]
+        with session.throttle.batch(plan, "delete") as refusal:
+            if refusal:
+                refusals.add(refusal)
+                settled = (put_aside(session, plan, batch, before, refusal),)
+            else:
+                settled = _delete_with_second_pass(session, plan, batch, before)
         for part in settled:
             session.progress.batch_settled(session.name, part)
         archived = sum(part.archived_rows for part in settled)
@@ -53,11 +61,18 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
         session.lock.require_held()
         record_resumption(session, plan, [batch.encoded.batch_id for batch in verification.batches])
         plan = _with_protections_of_now(session, plan)
-        before = _settle_earlier_try(session, plan, verification)
+        settled_before = _settle_earlier_try(session, plan, verification)
         stored = _stored_batches(session, verification)
         found = session.for_each(verification.batches, work)
-    ended = (*before, *(batch for batches in found for batch in batches))
-    return Deletion(verification, ended, watch.seconds, plan.protections)
+    ended = (*settled_before, *(batch for batches in found for batch in batches))
+    return Deletion(
+        verification,
+        ended,
+        watch.seconds,
+        plan.protections,
+        stopped="; ".join(refusals),
+        pauses=session.throttle.take_pauses(),
+    )
 
 
 def _with_protections_of_now(session: ArchiveSession, plan: Plan) -> Plan:

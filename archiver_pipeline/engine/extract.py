@@ -37,10 +37,18 @@ class _StagedBytes:
 def extract_batches(session: ArchiveSession, plan: Plan) -> Extraction:
     """Stage the plan's batches in order until `max_staged_bytes` is reached. Safe to repeat."""
     staged = _StagedBytes(session.settings.max_staged_bytes)
+    refusals = {plan.stopped} - {""}
 
     def work(batch: PlannedBatch) -> ExtractedBatch | None:
         if staged.is_full():
             return None
+        with session.throttle.batch(plan, "extract") as refusal:
+            if refusal:
+                refusals.add(refusal)
+                return None
+            return stage(batch)
+
+    def stage(batch: PlannedBatch) -> ExtractedBatch:
         # Compress removes staged rows: a batch that got further goes on with what it has, and one that did not is
         # extracted again there.
         extracted = resume(
@@ -59,7 +67,15 @@ def extract_batches(session: ArchiveSession, plan: Plan) -> Extraction:
     with timed_step(session, "extract", len(plan.batches), plan.eligible_rows) as watch:
         found = session.for_each(plan.batches, work)
     batches = tuple(batch for batch in found if batch is not None and batch.rows)
-    return Extraction(plan, batches, truncated=None in found or not plan.planned_all, seconds=watch.seconds)
+    return Extraction(
+        plan,
+        # Outside the allowed hours nothing would be deleted: then nothing is uploaded either.
+        () if session.throttle.is_closed else batches,
+        truncated=(None in found or not plan.planned_all) and not refusals,
+        seconds=watch.seconds,
+        stopped="; ".join(refusals),
+        pauses=session.throttle.take_pauses(),
+    )
 
 
 def extract_batch(session: ArchiveSession, plan: Plan, batch: PlannedBatch) -> ExtractedBatch:

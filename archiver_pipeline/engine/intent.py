@@ -15,7 +15,13 @@ from archiver_pipeline.engine.reconcile import reconcile_batch
 from archiver_pipeline.engine.recording import record_abandoned, record_held
 from archiver_pipeline.engine.safekeeping import lock_object, require_encrypted, require_locked, wanted_retention
 from archiver_pipeline.engine.session import ArchiveSession
-from archiver_pipeline.engine.settlement import build_manifest, manifest_key, write_manifest, write_receipt
+from archiver_pipeline.engine.settlement import (
+    build_manifest,
+    manifest_key,
+    write_manifest,
+    write_receipt,
+    write_superseded,
+)
 from archiver_pipeline.engine.verify import verify_batch
 from archiver_pipeline.postgres.delete import DeleteSession
 from archiver_pipeline.postgres.holds import HoldGuard
@@ -64,6 +70,24 @@ def intend_batch(
     require_encrypted(session, manifest_key(manifest))
     require_locked(session, manifest_key(manifest), retention)
     return Intent(batch, manifest, holds)
+
+
+def put_aside(
+    session: ArchiveSession, plan: Plan, batch: VerifiedBatch, stored: StoredBatch | None, reason: str
+) -> SettledBatch:
+    """Give up a verified batch that may not be deleted now: its rows stay for the next run, and its object is marked as
+    void, so that nobody takes it for one that was forgotten. What an earlier try began is settled instead."""
+    if stored is not None and stored.has_manifest:
+        return reconcile_batch(session, plan.shape, stored)
+    if session.lock.token != plan.lock_token or not batch.encoded.extracted.versions_path.exists():
+        return _abandoned(session, batch.encoded, reason)
+    session.lock.require_held()
+    versions = read_versions(batch.encoded.extracted.versions_path)
+    manifest = build_manifest(session, plan, batch.encoded, versions)
+    if not write_manifest(session, manifest, None):
+        return _abandoned(session, batch.encoded, reason)
+    with session.delete_sessions(plan.shape).take() as deleting, deleting.in_peace(session.lock):
+        return write_superseded(session, manifest, reason, settled_by=SETTLED_BY)
 
 
 def receipt_deleted(session: ArchiveSession, deleting: DeleteSession, manifest: Manifest) -> SettledBatch:

@@ -29,13 +29,17 @@ from archiver_pipeline.postgres.eligible import batch_bounds, measure_eligible, 
 from archiver_pipeline.postgres.maintenance import table_bytes
 
 
-def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_rows: int | None = None) -> Plan:
+def plan_archive(
+    session: ArchiveSession, windows: Sequence[Window], *, limit_rows: int | None = None, ignore_hours: bool = False
+) -> Plan:
     """Lock the table, settle what a crash or an outage left behind, then plan the eligible rows of windows that are not
     protected.
 
-    `limit_rows` is rounded up to whole batches. Raises LockHeldError, PreflightError or PermissionDeniedError,
-    ManifestError when a protection cannot be read, what `with_holds` does before anything is settled, and the store's
-    errors when the audit trail takes no entry.
+    `limit_rows` is rounded up to whole batches. Outside the allowed hours, and under pressure that does not end, the
+    plan has no batch and says why; `ignore_hours` overrides the hours, which the audit trail is told.
+
+    Raises LockHeldError, PreflightError or PermissionDeniedError, ManifestError when a protection cannot be read, what
+    `with_holds` does before anything is settled, and the store's errors when the audit trail takes no entry.
     Safe to repeat: every call is a new attempt.
     """
     with timed_step(session, "plan", len(windows), 0) as watch:
@@ -44,12 +48,15 @@ def plan_archive(session: ArchiveSession, windows: Sequence[Window], *, limit_ro
         session.remove_other_staging(None)
         _require_same_cluster(session, shape)
         listed = list_stored(session.store, shape.name)
-        told = _below_floor(session)
+        told = (*_below_floor(session), *_ignored_hours(session, ignore_hours=ignore_hours))
         settled = reconcile_table(session, shape, listed)
         warnings = require_known_columns(session, shape, listed)
         uploaded, kept_before = settle_kept(session, shape)
-        plan = _plan_windows(session, shape, windows, limit_rows, (*settled, *uploaded))
-        plan = replace(plan, kept_before=kept_before, warnings=(*told, *warnings))
+        session.throttle.begin()
+        stopped = session.throttle.refusal(shape, "plan", ignore_hours=ignore_hours)
+        plan = _plan_windows(session, shape, windows, 0 if stopped else limit_rows, (*settled, *uploaded))
+        plan = replace(plan, kept_before=kept_before, warnings=(*told, *warnings), stopped=stopped)
+        plan = replace(plan, ignores_hours=ignore_hours, pauses=session.throttle.take_pauses())
         record_plan(session, plan, session.settings.retention_days)
     return replace(plan, seconds=watch.seconds)
 
@@ -68,6 +75,14 @@ def _below_floor(session: ArchiveSession) -> tuple[str, ...]:
         reason=override.reason,
     )
     return (shown(str(override)),)
+
+
+def _ignored_hours(session: ArchiveSession, *, ignore_hours: bool) -> tuple[str, ...]:
+    """That somebody lets batches begin outside the allowed hours, told before anything begins."""
+    if session.settings.allowed_hours is None or not ignore_hours:
+        return ()
+    session.audit.record(AuditKind.override, rule="allowed_hours", allowed_hours=str(session.settings.allowed_hours))
+    return (f"allowed_hours ({session.settings.allowed_hours}) are ignored, as asked for",)
 
 
 def cutoff_of(session: ArchiveSession) -> datetime:

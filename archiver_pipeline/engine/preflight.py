@@ -206,6 +206,7 @@ def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSetting
             yield Finding(subject, Level.warning, shown(str(table.below_floor)), hint)
         yield from _attempt(subject, lambda: list(_drift(session, shape, subject)))
         yield from _attempt(subject, lambda: list(_holds(session, shape, subject)))
+        yield from _attempt(subject, lambda: list(_throttle(session, shape, subject)))
         yield _staging(session, subject)
         yield from _kept(session, subject)
         yield Finding(
@@ -229,6 +230,21 @@ def _holds(session: ArchiveSession, shape: TableShape, subject: str) -> Iterator
         yield Finding(subject, Level.warning, str(hold), hint)
     if not found:
         yield Finding(subject, Level.ok, "every source of legal holds was asked: no hold")
+
+
+def _throttle(session: ArchiveSession, shape: TableShape, subject: str) -> Iterator[Finding]:
+    """Every configured signal is read once: a run would wait for one that can't be, and then stop."""
+    for reading in session.throttle.read_once(shape):
+        if reading.problem:
+            yield Finding(subject, Level.failed, f"throttle: {reading}", "a run would wait and then stop", exit_code=3)
+        elif reading.is_over:
+            yield Finding(subject, Level.warning, f"throttle: {reading}", "a run would wait now")
+        else:
+            yield Finding(subject, Level.ok, f"throttle: {reading}")
+    if closed := session.throttle.closed(shape, ignore_hours=False):
+        yield Finding(subject, Level.ok, f"now {closed}")
+    elif session.settings.allowed_hours:
+        yield Finding(subject, Level.ok, f"within allowed_hours ({session.settings.allowed_hours})")
 
 
 def _staging(session: ArchiveSession, subject: str) -> Finding:

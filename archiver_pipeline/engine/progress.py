@@ -61,6 +61,14 @@ class Progress(Protocol):
 
     def validation_reported(self, report: "ValidationReport") -> None: ...
 
+    def archive_paused(self, table: TableName, step: str, reason: str) -> None:
+        """No batch of a step begins until the database has less to do; the reason is for people."""
+        ...
+
+    def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
+        """Batches begin again, after a pause of so many seconds."""
+        ...
+
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         """Another run holds the table's lock; it is asked for again after the wait."""
         ...
@@ -101,6 +109,12 @@ class SilentProgress:
         pass
 
     def validation_reported(self, report: "ValidationReport") -> None:
+        pass
+
+    def archive_paused(self, table: TableName, step: str, reason: str) -> None:
+        pass
+
+    def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
         pass
 
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
@@ -157,6 +171,14 @@ class Listeners:
     def validation_reported(self, report: "ValidationReport") -> None:
         for one in self._listeners:
             one.validation_reported(report)
+
+    def archive_paused(self, table: TableName, step: str, reason: str) -> None:
+        for one in self._listeners:
+            one.archive_paused(table, step, reason)
+
+    def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
+        for one in self._listeners:
+            one.archive_resumed(table, step, seconds)
 
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         for one in self._listeners:

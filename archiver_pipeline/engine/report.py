@@ -9,6 +9,7 @@ from archiver_pipeline.domain.batch import Deletion, Outcome, SettledBatch
 from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.domain.table import TableName, TableShape
+from archiver_pipeline.domain.throttle import NO_PAUSES, Pauses
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.recording import record_report
@@ -70,6 +71,9 @@ class ArchiveReport:
     kept_before: tuple[KeptBatch, ...] = ()
     held_reason: str = ""
     """The legal holds on the table in a line for people; empty when there is none."""
+    stopped: str = ""
+    """Why the attempt ended before its time by the throttle or the allowed hours; empty when it did not."""
+    pauses: Pauses = NO_PAUSES
 
     @property
     def rows(self) -> int:
@@ -114,6 +118,8 @@ class ArchiveReport:
         """Why rows were left behind; empty when none was."""
         if not self.left_behind_rows:
             return ""
+        if self.stopped:
+            return self.stopped
         if self.kept:
             return f"upload failed, {len(self.kept)} batches kept on the local disk"
         if self.truncated:
@@ -153,6 +159,8 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         kept=(*deletion.verification.upload.kept, *deletion.verification.kept),
         kept_before=plan.kept_before,
         held_reason=shape.holds.reason,
+        stopped=deletion.stopped or extraction.stopped,
+        pauses=plan.pauses + extraction.pauses + deletion.pauses,
     )
     report = _recorded(session, report, deletion)
     session.progress.archive_reported(report)
@@ -186,6 +194,7 @@ def _facts(report: ArchiveReport) -> dict[str, object]:
         "held_reason": report.held_reason,
         "stopped_reason": report.stopped_reason,
         "truncated": report.truncated,
+        "paused_seconds": round(report.pauses.seconds, 3),
         "vacuum": report.vacuum,
         "seconds": round(report.total_seconds, 3),
         "warnings": list(report.warnings),
@@ -212,6 +221,8 @@ def _vacuum(session: ArchiveSession, deletion: Deletion) -> str:
     plan = deletion.verification.upload.encoding.extraction.plan
     if not any(batch.archived_rows for batch in (*deletion.batches, *plan.settled)):
         return "nothing to vacuum"
+    if session.throttle.closed(plan.shape, ignore_hours=plan.ignores_hours):
+        return f"{strategy.value}: skipped, outside allowed_hours"
     try:
         vacuum_table(session.primary, session.name, strategy)
     except RowsLockedError:

@@ -19,6 +19,7 @@ from archiver_pipeline.engine.holds import HoldSources
 from archiver_pipeline.engine.pool import Pool
 from archiver_pipeline.engine.progress import Progress, SilentProgress
 from archiver_pipeline.engine.table_lock import acquire_lock
+from archiver_pipeline.engine.throttle import Throttle, looks_at_source
 from archiver_pipeline.engine.work import run_all
 from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock
 from archiver_pipeline.postgres.catalog import table_name
@@ -40,13 +41,17 @@ def workers_of(settings: TableSettings) -> int:
     """Batches at once in a run of this table. Twice the cores keeps them busy while others wait for the network; more
     than that asks too much of a source unless it is configured."""
     wanted = settings.workers or min(2 * (os.cpu_count() or 1), _MOST_WORKERS_UNASKED)
-    return max(1, min(wanted, settings.connection_pool_size - _RESERVED_CONNECTIONS))
+    return max(1, min(wanted, settings.connection_pool_size - _reserved(settings)))
 
 
 def connections_of_run(settings: TableSettings) -> int:
     """Connections to the database that a run of this table has at most: one for each worker, the main thread's, the
-    lock's, and one that tells the time of receipts."""
-    return workers_of(settings) + _RESERVED_CONNECTIONS
+    lock's, one that tells the time of receipts, and with a throttle or allowed hours one that looks."""
+    return workers_of(settings) + _reserved(settings)
+
+
+def _reserved(settings: TableSettings) -> int:
+    return _RESERVED_CONNECTIONS + looks_at_source(settings)
 
 
 @dataclass(eq=False)
@@ -83,6 +88,9 @@ class ArchiveSession:
         """Whether the store was seen to encrypt as the table demands."""
         self._connection: Connection | None = None
         self._lock: AdvisoryTableLock | None = None
+        self.throttle = Throttle(
+            self.settings, self.database, self.name, self.progress, self.stopping, self._require_lock_if_taken
+        )
 
     @property
     def primary(self) -> SourceSettings:
@@ -108,6 +116,10 @@ class ArchiveSession:
             name = LockName(self.name, self.store_settings.bucket, self.store_settings.prefix)
             self._lock = acquire_lock(self.database.lock_of(self.settings), self.primary, name, self.run_id)
         return self._lock
+
+    def _require_lock_if_taken(self) -> None:
+        if self._lock is not None:
+            self._lock.require_held()
 
     def delete_sessions(self, shape: TableShape) -> Pool[DeleteSession]:
         """Connections that delete rows of this shape. Workers ask at once, and a later plan may have found another."""
@@ -156,6 +168,7 @@ class ArchiveSession:
     def close(self) -> None:
         """Give back connections and the lock. Safe to repeat."""
         self.close_workers()
+        self.throttle.close()
         if self._connection is not None:
             self._connection.close()
         if self._lock is not None:

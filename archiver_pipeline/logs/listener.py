@@ -135,6 +135,7 @@ class LogListener(SilentProgress):
             kept=len(report.kept) or None,
             kept_before=len(report.kept_before) or None,
             stopped_reason=report.stopped_reason or None,
+            paused_seconds=round(report.pauses.seconds, 3) or None,
             truncated=report.truncated,
             reclaimed_bytes=max(0, report.table_bytes_before - report.table_bytes_after),
             vacuum=report.vacuum,
@@ -188,6 +189,12 @@ class LogListener(SilentProgress):
             read_bytes=report.read_bytes,
             seconds=round(report.seconds, 3),
         )
+
+    def archive_paused(self, table: TableName, step: str, reason: str) -> None:
+        self._logger.warning("archive_paused", **asdict(table), step=step, reason=reason)
+
+    def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
+        self._logger.info("archive_resumed", **asdict(table), step=step, paused_seconds=round(seconds, 3))
 
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         self._logger.warning("lock_awaited", **asdict(table), **error_fields(error), wait_seconds=wait_seconds)

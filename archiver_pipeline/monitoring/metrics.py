@@ -249,6 +249,12 @@ COUNTERS = (
         _of_runs(lambda r: r.errors.get("VerificationError", 0)),
     ),
     Counter(
+        "paused_seconds",
+        "Seconds for which archive runs waited because a signal of throttle was over its limit.",
+        TABLE,
+        _of_runs(lambda r: r.paused_seconds),
+    ),
+    Counter(
         "space_reclaimed_bytes",
         "Bytes that the table got smaller on disk in archive runs.",
         TABLE,

@@ -79,6 +79,7 @@ class Recorded:
     step_seconds: Mapping[str, float]
     reports: Mapping[str, int]
     reclaimed_bytes: int
+    paused_seconds: float
     last_run_at: datetime | None
     last_success_at: datetime | None
     last_failure: FailedRun | None
@@ -98,6 +99,7 @@ class TableRuns:
         self._reports: Counter[str] = Counter()
         self._attempts: set[str] = set()
         self._reclaimed_bytes = 0
+        self._paused_seconds = 0.0
         self._last_run_at: datetime | None = None
         self._last_success_at: datetime | None = None
         self._last_failure: FailedRun | None = None
@@ -130,6 +132,7 @@ class TableRuns:
         for step, seconds in figures.step_seconds.items():
             self._step_seconds[step] += seconds  # type: ignore[assignment]  # a Counter takes fractions, its stub does not
             self._reports[step] += 1
+        self._paused_seconds += figures.paused_seconds
         self._reclaimed_bytes += max(0, figures.space_reclaimed_bytes)
 
     def _sum(self) -> Recorded:
@@ -139,6 +142,7 @@ class TableRuns:
             step_seconds=dict(self._step_seconds),
             reports=dict(self._reports),
             reclaimed_bytes=self._reclaimed_bytes,
+            paused_seconds=self._paused_seconds,
             last_run_at=self._last_run_at,
             last_success_at=self._last_success_at,
             last_failure=self._last_failure,

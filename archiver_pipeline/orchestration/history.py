@@ -25,7 +25,7 @@ RESTORE_STEP = "restore"
 
 _PAGE = 100
 _STEP_SECONDS = "_seconds"
-_NOT_STEPS = frozenset({"run"})
+_NOT_STEPS = frozenset({"run", "paused"})
 _SEE_LOG = "its error is in the run's log in Dagster"
 
 
@@ -53,6 +53,7 @@ class RunFigures:
     vacuum: str
     stopped_reason: str
     backlog_rows: int | None = None
+    paused_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +304,7 @@ def _figures(windows: Sequence[Mapping[str, Any]]) -> RunFigures:
         vacuum=whole["vacuum"],
         stopped_reason=whole["stopped_reason"],
         backlog_rows=whole.get("backlog_rows"),
+        paused_seconds=whole.get("paused_seconds", 0.0),
     )
 
 

@@ -56,6 +56,8 @@ def report_metadata(report: ArchiveReport, shape: TableShape) -> Mapping[str, An
         "space_reclaimed_bytes": report.table_bytes_before - report.table_bytes_after,
         "vacuum": report.vacuum,
         "stopped_reason": report.stopped_reason or "nothing left",
+        "paused_seconds": round(report.pauses.seconds, 3),
+        "paused_for": dg.MetadataValue.json({signal: round(each, 3) for signal, each in report.pauses.by_signal}),
         "protected_rows": report.protected_rows,
         "kept_batches": len(report.kept),
         "kept_rows": sum(kept.rows or 0 for kept in report.kept),

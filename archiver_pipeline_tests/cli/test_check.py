@@ -89,3 +89,17 @@ def test_each_failure_is_named_with_what_to_do(workplace, break_it, code, subjec
     assert found.code == code, found.stdout
     failed = [line for line in found.stdout.splitlines() if line.startswith("FAILED")]
     assert any(subject in line and " — " in line for line in failed), found.stdout
+
+
+def test_each_signal_of_the_throttle_is_read_once(workplace, pools_are_set):
+    """One that can't be read is a failure: a run would wait for it, and then stop."""
+    workplace.write(throttle={"query_ms": 60000, "probe": "SELECT 3", "probe_limit": 2})
+    found = workplace.run("check")
+    assert found.code == 0
+    assert "throttle: query_ms is" in found.stdout
+    assert "throttle: probe is 3, its limit 2" in found.stdout
+    workplace.write(throttle={"probe": "SELECT busy FROM nowhere.load"}, allowed_hours="00:00-24:00")
+    found = workplace.run("check")
+    assert found.code == 3
+    assert "throttle: probe can't be read" in found.stdout
+    assert "within allowed_hours (00:00-24:00 UTC)" in found.stdout

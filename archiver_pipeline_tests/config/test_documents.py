@@ -25,6 +25,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`s3`": m.S3,
     "`s3.object_lock`": m.ObjectLock,
     "Settings of every table": m.InheritedSettings,
+    "`throttle`": m.Throttle,
+    "`allowed_hours`": m.AllowedHours,
     "`defaults` only": m.Defaults,
     "`databases[]`": m.Database,
     "`databases[].read_replica`": m.Replica,

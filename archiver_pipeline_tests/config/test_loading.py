@@ -108,6 +108,8 @@ def test_the_built_in_defaults(load):
         "lock_timeout_ms": 100,
         "statement_timeout_seconds": 0,
         "fail_on_schema_drift": False,
+        "throttle": None,
+        "allowed_hours": None,
         "critical": False,
         "classification": None,
         "legal_hold": False,
@@ -140,6 +142,13 @@ LEVELS = {
     "lock_timeout_ms": (1, 2, 3),
     "statement_timeout_seconds": (1, 0, 3),
     "fail_on_schema_drift": ("true", "false", "true"),
+    "throttle": ("{query_ms: 1.0}", "{query_ms: 2.0}", "{query_ms: 3.0}"),
+    "allowed_hours": ("01:00-02:00", "22:00-03:00", "03:00-24:00"),
+}
+# How the sections among them are written.
+AS_WRITTEN = {
+    "throttle": lambda throttle: f"{{query_ms: {throttle.limits[0][1]}}}",
+    "allowed_hours": lambda hours: str(hours).removesuffix(" UTC"),
 }
 
 
@@ -160,7 +169,7 @@ def test_the_innermost_level_wins(load, key):
     def effective(text: str) -> str:
         if key != "retention_days":
             assert text.count(" retention_days") == 1
-        return str(getattr(load(text).tables[0], attribute)).lower()
+        return str(AS_WRITTEN.get(key, str)(getattr(load(text).tables[0], attribute))).lower()
 
     if key == "sleep_between_batches":
         outer, middle, inner = (float(value) for value in LEVELS[key])
