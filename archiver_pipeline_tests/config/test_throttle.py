@@ -65,7 +65,7 @@ def test_hours(load, written, spans, zone, days):
         ("allowed_hours: '06:00-06:00'", "allowed_hours.hours[0]", "00:00-24:00"),
         ("allowed_hours: {hours: '01:00-02:00', time_zone: Berlin}", "allowed_hours.time_zone", "Europe/Berlin"),
         ("allowed_hours: {hours: '01:00-02:00', days: [monday]}", "allowed_hours.days[0]", "mon"),
-        ("allowed_hours: {time_zone: UTC}", "allowed_hours.hours", "missing"),
+        ("allowed_hours: {time_zone: UTC}", "allowed_hours.hours", "required"),
         ("throttle: {replication_lag: 5}", "throttle.replication_lag", "replication_lag_"),
         ("throttle: {probe: DELETE FROM t}", "throttle.probe", "SELECT"),
         ("throttle: {probe_limit: 5}", "throttle", "limits nothing"),
