@@ -192,7 +192,12 @@ def _value(name: str, type_name: str) -> sql.Composed:
 
 def _prefix(prefix: str, database_id: str, schema: str, table: str) -> str:
     parts = [prefix, database_id, *([] if schema == "public" else [schema]), table]
-    return "/".join(quote(part, safe="") for part in parts) + "/"
+    return "/".join(_key_part(part) for part in parts) + "/"
+
+
+def _key_part(name: str) -> str:
+    """As the format has it; a name of dots alone would mean another folder."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 def _require_proof(found: StoredObject) -> None:

@@ -660,6 +660,11 @@ def _without_expectation(params: dict[str, Any], **_: Any) -> None:
 
 
 _ANSWERS: tuple[tuple[frozenset[str], type[ArchiverError], str | None], ...] = (
+    (
+        frozenset({"RequestTimeTooSkewed"}),
+        PreflightError,
+        "set the clock of this machine (NTP): it and the store's differ by more than a signature allows",
+    ),
     (_PERMISSION_CODES, PermissionDeniedError, "check the store's credentials and bucket policy"),
     (
         frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"}),
