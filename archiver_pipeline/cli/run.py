@@ -1,7 +1,8 @@
 """`archiver run`: archive what is due, through Dagster, or show what would be."""
 
 import contextlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated
@@ -190,11 +191,25 @@ def _print_outcome(listener: RunListener, held: list[HeldRows], *, as_json: bool
         output.print(summary_table(reports))
     elif not failures:
         output.print(f"Nothing to do: {_NOTHING_TO_DO}.")
+    for sentence in (text for report in reports for text in leaf_sentences(report)):
+        output.print(sentence, markup=False, highlight=False, soft_wrap=True)
     for one in held:
         output.print(held_sentence(one), markup=False, highlight=False, soft_wrap=True)
     for name, error in failures:
         text = str(error) if str(name) in str(error) else f"{name}: {error}"
         errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def leaf_sentences(report: ArchiveReport) -> Iterator[str]:
+    """What became of partitions as a whole; nothing for a table that is not archived partition by partition."""
+    if dropped := report.dropped_leaves:
+        yield f"{report.table}: {_partitions(len(dropped))} dropped, {size(report.dropped_bytes)} given back at once"
+    for reason, count in Counter(end.reason for end in report.leaves if not end.dropped).items():
+        yield f"{report.table}: {_partitions(count)} not dropped, rows deleted instead: {reason}"
+
+
+def _partitions(count: int) -> str:
+    return "1 partition" if count == 1 else f"{count} partitions"
 
 
 def _print_protections(loaded: LoadedConfig, tables: Sequence[TableSettings]) -> None:

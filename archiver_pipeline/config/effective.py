@@ -19,6 +19,7 @@ from archiver_pipeline.config.enums import (
     LockType,
     ObjectFormat,
     ObjectLockMode,
+    PartitionStrategy,
     SslMode,
     StorageClass,
     VacuumStrategy,
@@ -97,6 +98,7 @@ class TableSettings:
     """None: nothing is measured before a batch."""
     allowed_hours: AllowedHours | None = None
     """None: at any hour."""
+    partitions: PartitionStrategy = PartitionStrategy.ROWS
 
     @property
     def below_floor(self) -> FloorOverride | None:

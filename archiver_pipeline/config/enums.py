@@ -42,6 +42,13 @@ class Weekday(StrEnum):
     SUN = "sun"
 
 
+class PartitionStrategy(StrEnum):
+    """What becomes of a native partition whose rows are all archived: its rows are deleted, or it is dropped."""
+
+    ROWS = "rows"
+    DROP = "drop"
+
+
 class LockType(StrEnum):
     """What keeps two runs off the same table."""
 

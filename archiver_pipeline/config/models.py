@@ -21,6 +21,7 @@ from archiver_pipeline.config.enums import (
     LockType,
     ObjectFormat,
     ObjectLockMode,
+    PartitionStrategy,
     SslMode,
     StepOutputs,
     StorageClass,
@@ -195,6 +196,11 @@ class InheritedSettings(Section):
         None, description="Rows per batch compared with the live table, column by column. Default 20."
     )
     vacuum_strategy: VacuumStrategy | None = Field(None, description="How disk is given back. Default standard.")
+    partitions: PartitionStrategy | None = Field(
+        None,
+        description="rows: delete rows. drop: a native partition whose rows are all old and archived is dropped as a"
+        " whole. Default rows.",
+    )
     lock_type: LockType | None = Field(None, description="What keeps two runs off one table. Default postgresql.")
     lock_timeout_ms: Annotated[Int, Field(ge=1, le=60_000)] | None = Field(
         None, description="Longest wait behind an application's lock, in milliseconds. Default 100."
@@ -241,6 +247,7 @@ BUILT_IN_DEFAULTS = MappingProxyType(
         "staging_dir": None,
         "verify_sample_rows": 20,
         "vacuum_strategy": VacuumStrategy.STANDARD,
+        "partitions": PartitionStrategy.ROWS,
         "lock_type": LockType.POSTGRESQL,
         "lock_timeout_ms": 100,
         "statement_timeout_seconds": 0,

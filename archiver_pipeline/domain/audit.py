@@ -45,6 +45,8 @@ class AuditKind(StrEnum):
     """Somebody set a rule aside, and said why."""
     configuration = "configuration"
     """The table's effective settings, without secrets, because they are not those of the link before."""
+    leaf = "leaf"
+    """A native partition whose rows are all archived: about to be dropped, dropped, or not dropped after all."""
     expiry = "expiry"
     """Archives whose own retention is over: planned to be removed, or removed."""
 

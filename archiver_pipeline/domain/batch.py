@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from archiver_pipeline.domain.fallback import KeptBatch
+from archiver_pipeline.domain.partitions import Leaf, LeafEnd
 from archiver_pipeline.domain.protection import Protection
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.throttle import NO_PAUSES, Pauses
@@ -19,7 +20,8 @@ from archiver_pipeline.domain.windows import Window
 class PlannedBatch:
     """Which rows a batch takes: those of `window` with lower < (timestamp, key) <= upper.
 
-    The bounds are PostgreSQL text, timestamp first, then the key columns in order; None is unbounded.
+    The bounds are PostgreSQL text, timestamp first, then the key columns in order; None is unbounded. With `leaf` only
+    rows of that partition are meant.
     """
 
     index: int
@@ -27,6 +29,7 @@ class PlannedBatch:
     lower: tuple[str, ...] | None
     upper: tuple[str, ...] | None
     excluded_keys: tuple[tuple[str, ...], ...] = ()
+    leaf: Leaf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,7 @@ class Deletion:
 
     `protections` were in force when the deletes began: those of the plan, unless its lock was given up in between.
     `stopped` says why verified batches were put aside, if they were.
+    `leaves` tells of each partition that might have been dropped as a whole.
     """
 
     verification: Verification
@@ -206,3 +210,4 @@ class Deletion:
     protections: tuple[Protection, ...] = ()
     stopped: str = ""
     pauses: Pauses = NO_PAUSES
+    leaves: tuple[LeafEnd, ...] = ()

@@ -22,12 +22,25 @@ class ManifestColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class ManifestLeaf:
+    """The native partition that all rows of a batch were in, and what makes it anew: `bound` is PostgreSQL's text."""
+
+    schema: str
+    table: str
+    oid: int
+    parent_schema: str
+    parent_table: str
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Intent to delete, written before any delete.
 
     `keys` holds one list per key column, all in the data object's row order. `xmin_runs` is the run-length form of
     the rows' xmin in the same order: [xmin, rows]. (key, xmin) names one committed row version.
     `window_start` is inclusive, `window_end` and `cutoff` are exclusive; all times are UTC, ISO 8601.
+    `leaf` is left out of the document when it is None: the table is not archived leaf by leaf.
     """
 
     format_version: int
@@ -60,6 +73,7 @@ class Manifest:
     columns: list[ManifestColumn]
     keys: list[list[int | str]]
     xmin_runs: list[list[int]]
+    leaf: ManifestLeaf | None = None
 
 
 @dataclass(frozen=True, slots=True)

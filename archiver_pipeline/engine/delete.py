@@ -16,7 +16,8 @@ from archiver_pipeline.domain.layout import StoredBatch, group_batches, stem_of
 from archiver_pipeline.engine.compress import compress_batch
 from archiver_pipeline.engine.extract import extract_batch
 from archiver_pipeline.engine.holds import with_holds
-from archiver_pipeline.engine.intent import SETTLED_BY, Intent, intend_batch, put_aside, receipt_deleted
+from archiver_pipeline.engine.intent import SETTLED_BY, Intent, give_up, intend_batch, put_aside, receipt_deleted
+from archiver_pipeline.engine.leaves import drop_leaves
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_table
 from archiver_pipeline.engine.recording import record_held, record_resumption
@@ -26,7 +27,7 @@ from archiver_pipeline.engine.steps import batch_step, timed_step
 from archiver_pipeline.engine.upload import upload_batch
 from archiver_pipeline.engine.verify import verify_batch
 from archiver_pipeline.postgres.connection import DeleteRefusedError, RowsLockedError
-from archiver_pipeline.postgres.delete import DeleteGuard, LeftBehind, RowsHeldError, VersionsChangedError
+from archiver_pipeline.postgres.delete import LeftBehind, RowsHeldError, VersionsChangedError
 
 _MAX_EXCLUDED_KEYS = 1_000
 
@@ -34,6 +35,7 @@ _MAX_EXCLUDED_KEYS = 1_000
 def delete_batches(session: ArchiveSession, verification: Verification) -> Deletion:
     """Delete every verified batch, each in its own transaction, and settle it.
 
+    A native partition whose rows are all among them may be dropped as a whole instead (see `drop_leaves`).
     A batch with a changed, locked or held row is rolled back and superseded; its other rows get one second pass in this
     step. Safe to repeat: batches that an earlier try settled are left as they are, and those that it left open under
     another lock session are settled first, also when nothing of them is in the table or in `verification` any more.
@@ -41,19 +43,17 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
     plan = verification.upload.encoding.extraction.plan
     refusals: set[str] = set()
 
-    def work(batch: VerifiedBatch) -> tuple[SettledBatch, ...]:
+    def work(item: VerifiedBatch | Intent) -> tuple[SettledBatch, ...]:
+        batch = item.batch if isinstance(item, Intent) else item
         before = stored.get(stem_of(batch.encoded.key))
         settled: tuple[SettledBatch, ...]
         with session.throttle.batch(plan, "delete") as refusal:
             if refusal:
                 refusals.add(refusal)
-                settled = (put_aside(session, plan, batch, before, refusal),)
+                settled = (_put_aside(session, plan, item, before, refusal),)
             else:
-                settled = _delete_with_second_pass(session, plan, batch, before)
-        for part in settled:
-            session.progress.batch_settled(session.name, part)
-        archived = sum(part.archived_rows for part in settled)
-        session.progress.batch_finished(session.name, "delete", replace(batch_step(batch), rows=archived))
+                settled = _delete_with_second_pass(session, plan, item, before)
+        _tell(session, batch, settled)
         return settled
 
     rows = sum(batch.encoded.extracted.rows for batch in verification.batches)
@@ -63,8 +63,11 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
         plan = _with_protections_of_now(session, plan)
         settled_before = _settle_earlier_try(session, plan, verification)
         stored = _stored_batches(session, verification)
-        found = session.for_each(verification.batches, work)
-    ended = (*settled_before, *(batch for batches in found for batch in batches))
+        leaves = drop_leaves(session, plan, verification.batches, stored)
+        for batch, end in leaves.settled:
+            _tell(session, batch, (end,))
+        found = session.for_each(leaves.remaining, work)
+    ended = (*settled_before, *(end for _, end in leaves.settled), *(batch for batches in found for batch in batches))
     return Deletion(
         verification,
         ended,
@@ -72,7 +75,23 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
         plan.protections,
         stopped="; ".join(refusals),
         pauses=session.throttle.take_pauses(),
+        leaves=leaves.ends,
     )
+
+
+def _tell(session: ArchiveSession, batch: VerifiedBatch, settled: tuple[SettledBatch, ...]) -> None:
+    for part in settled:
+        session.progress.batch_settled(session.name, part)
+    archived = sum(part.archived_rows for part in settled)
+    session.progress.batch_finished(session.name, "delete", replace(batch_step(batch), rows=archived))
+
+
+def _put_aside(
+    session: ArchiveSession, plan: Plan, item: VerifiedBatch | Intent, stored: StoredBatch | None, reason: str
+) -> SettledBatch:
+    if isinstance(item, Intent):
+        return give_up(session, plan, item, reason)
+    return put_aside(session, plan, item, stored, reason)
 
 
 def _with_protections_of_now(session: ArchiveSession, plan: Plan) -> Plan:
@@ -111,7 +130,7 @@ def delete_intended(session: ArchiveSession, plan: Plan, intent: Intent) -> tupl
     versions = read_versions(intent.batch.encoded.extracted.versions_path)
     with session.delete_sessions(plan.shape).take() as deleting:
         try:
-            deleting.delete_versions(versions, _guard(session, intent))
+            deleting.delete_versions(versions, intent.guard(session))
         except RowsHeldError as refusal:
             record_held(session, manifest.batch_id, refusal.message)
             with deleting.in_peace(session.lock):
@@ -134,9 +153,12 @@ def _reason(left: LeftBehind) -> str:
 
 
 def _delete_with_second_pass(
-    session: ArchiveSession, plan: Plan, batch: VerifiedBatch, stored: StoredBatch | None
+    session: ArchiveSession, plan: Plan, item: VerifiedBatch | Intent, stored: StoredBatch | None
 ) -> tuple[SettledBatch, ...]:
-    first, left = delete_batch(session, plan, batch, stored)
+    if isinstance(item, Intent):
+        batch, (first, left) = item.batch, delete_intended(session, plan, item)
+    else:
+        batch, (first, left) = item, delete_batch(session, plan, item, stored)
     session.pause_between_batches()
     if left is None or not (left.changed_rows or left.locked_rows or left.is_held):
         return (first,)
@@ -165,13 +187,3 @@ def _stored_batches(session: ArchiveSession, verification: Verification) -> dict
     folders = {batch.encoded.key.rpartition("/")[0] + "/" for batch in verification.batches}
     listed = (found for folder in folders for found in group_batches(session.store.list_objects(folder)))
     return {batch.stem: batch for batch in listed}
-
-
-def _guard(session: ArchiveSession, intent: Intent) -> DeleteGuard:
-    return DeleteGuard(
-        lock=session.lock,
-        retention_days=session.settings.retention_days,
-        last_row_time=intent.manifest.last_row_time,
-        lock_timeout_ms=session.settings.lock_timeout_ms,
-        holds=intent.holds,
-    )

@@ -23,7 +23,7 @@ from archiver_pipeline.engine.settlement import (
     write_superseded,
 )
 from archiver_pipeline.engine.verify import verify_batch
-from archiver_pipeline.postgres.delete import DeleteSession
+from archiver_pipeline.postgres.delete import DeleteGuard, DeleteSession
 from archiver_pipeline.postgres.holds import HoldGuard
 
 SETTLED_BY = "run"
@@ -37,6 +37,16 @@ class Intent:
     batch: VerifiedBatch
     manifest: Manifest
     holds: HoldGuard | None
+
+    def guard(self, session: ArchiveSession) -> DeleteGuard:
+        """What must still be true when its rows are deleted."""
+        return DeleteGuard(
+            lock=session.lock,
+            retention_days=session.settings.retention_days,
+            last_row_time=self.manifest.last_row_time,
+            lock_timeout_ms=session.settings.lock_timeout_ms,
+            holds=self.holds,
+        )
 
 
 def intend_batch(
@@ -88,6 +98,12 @@ def put_aside(
         return _abandoned(session, batch.encoded, reason)
     with session.delete_sessions(plan.shape).take() as deleting, deleting.in_peace(session.lock):
         return write_superseded(session, manifest, reason, settled_by=SETTLED_BY)
+
+
+def give_up(session: ArchiveSession, plan: Plan, intent: Intent, reason: str) -> SettledBatch:
+    """As `put_aside`, for a batch that this run has written the manifest of."""
+    with session.delete_sessions(plan.shape).take() as deleting, deleting.in_peace(session.lock):
+        return write_superseded(session, intent.manifest, reason, settled_by=SETTLED_BY)
 
 
 def receipt_deleted(session: ArchiveSession, deleting: DeleteSession, manifest: Manifest) -> SettledBatch:

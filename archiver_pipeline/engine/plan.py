@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from archiver_pipeline.domain.audit import AuditKind
 from archiver_pipeline.domain.batch import Plan, PlannedBatch, SettledBatch
 from archiver_pipeline.domain.holds import shown
+from archiver_pipeline.domain.partitions import Leaf
 from archiver_pipeline.domain.protection import is_protected
 from archiver_pipeline.domain.retention import RETENTION_FLOOR_DAYS
 from archiver_pipeline.domain.table import TableShape
@@ -17,6 +18,7 @@ from archiver_pipeline.engine.archived import list_stored
 from archiver_pipeline.engine.drift import require_known_columns
 from archiver_pipeline.engine.fallback import settle_kept
 from archiver_pipeline.engine.holds import with_holds
+from archiver_pipeline.engine.leaves import leaf_warnings, leaves_to_archive
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.reconcile import reconcile_table
 from archiver_pipeline.engine.recording import record_plan
@@ -52,9 +54,12 @@ def plan_archive(
         settled = reconcile_table(session, shape, listed)
         warnings = require_known_columns(session, shape, listed)
         uploaded, kept_before = settle_kept(session, shape)
+        leaves = leaves_to_archive(session, shape)
+        warnings = (*warnings, *leaf_warnings(session, leaves))
         session.throttle.begin()
         stopped = session.throttle.refusal(shape, "plan", ignore_hours=ignore_hours)
-        plan = _plan_windows(session, shape, windows, 0 if stopped else limit_rows, (*settled, *uploaded))
+        limit_rows = 0 if stopped else limit_rows
+        plan = _plan_windows(session, shape, windows, leaves.leaves, limit_rows, (*settled, *uploaded))
         plan = replace(plan, kept_before=kept_before, warnings=(*told, *warnings), stopped=stopped)
         plan = replace(plan, ignores_hours=ignore_hours, pauses=session.throttle.take_pauses())
         record_plan(session, plan, session.settings.retention_days)
@@ -94,6 +99,7 @@ def _plan_windows(
     session: ArchiveSession,
     shape: TableShape,
     windows: Sequence[Window],
+    leaves: Sequence[Leaf],
     limit_rows: int | None,
     settled: tuple[SettledBatch, ...],
 ) -> Plan:
@@ -103,16 +109,16 @@ def _plan_windows(
     batches: list[PlannedBatch] = []
     eligible_rows, staged_bytes, planned_all = 0, 0.0, True
     rows_left = limit_rows if limit_rows is not None else math.inf
-    for window in windows:
+    for window, leaf in _parts(windows, leaves):
         if is_protected(window, protections):
             continue
-        eligible = measure_eligible(session.connection, shape, window, cutoff)
+        eligible = measure_eligible(session.connection, shape, window, cutoff, leaf)
         eligible_rows += eligible.rows
         room = (session.settings.max_staged_bytes - staged_bytes) / max(eligible.row_bytes, 1)
         take = min(eligible.rows, math.ceil(max(room, 0)), rows_left)
         planned_rows = min(_whole_batches(session, take), eligible.rows)
         planned_all = planned_all and planned_rows == eligible.rows
-        batches += _cut(session, shape, window, cutoff, len(batches), planned_rows)
+        batches += _cut(session, shape, window, cutoff, leaf, len(batches), planned_rows)
         staged_bytes += planned_rows * eligible.row_bytes
         rows_left -= planned_rows
     return Plan(
@@ -132,21 +138,36 @@ def _plan_windows(
     )
 
 
+def _parts(windows: Sequence[Window], leaves: Sequence[Leaf]) -> Iterator[tuple[Window, Leaf | None]]:
+    """What batches are cut of: each window, leaf by leaf where the table is archived so. No batch is of two leaves."""
+    for window in windows:
+        if leaves:
+            yield from ((window, leaf) for leaf in leaves if leaf.may_overlap(window))
+        else:
+            yield window, None
+
+
 def _whole_batches(session: ArchiveSession, rows: float) -> int:
     size = session.settings.batch_size
     return math.ceil(max(rows, 0) / size) * size
 
 
 def _cut(
-    session: ArchiveSession, shape: TableShape, window: Window, cutoff: datetime, first_index: int, rows: int
+    session: ArchiveSession,
+    shape: TableShape,
+    window: Window,
+    cutoff: datetime,
+    leaf: Leaf | None,
+    first_index: int,
+    rows: int,
 ) -> Iterator[PlannedBatch]:
     if rows == 0:
         return
     bounds = batch_bounds(
-        session.connection, shape, window, cutoff, batch_size=session.settings.batch_size, limit_rows=rows
+        session.connection, shape, window, cutoff, batch_size=session.settings.batch_size, limit_rows=rows, leaf=leaf
     )
     for offset, (lower, upper) in enumerate(zip([None, *bounds], bounds, strict=False)):
-        yield PlannedBatch(first_index + offset, window, lower, upper)
+        yield PlannedBatch(first_index + offset, window, lower, upper, leaf=leaf)
 
 
 def _require_same_cluster(session: ArchiveSession, shape: TableShape) -> None:

@@ -23,6 +23,7 @@ from archiver_pipeline.engine.drift import require_known_columns
 from archiver_pipeline.engine.finding import Finding, Level
 from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.kept_files import list_kept
+from archiver_pipeline.engine.leaves import leaf_findings
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError, PermissionDeniedError, ResourcesError
 from archiver_pipeline.locks.file_lock import try_file_lock
@@ -204,6 +205,7 @@ def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSetting
         if table.below_floor:
             hint = "every plan records it in the audit trail"
             yield Finding(subject, Level.warning, shown(str(table.below_floor)), hint)
+        yield from leaf_findings(session, shape, subject)
         yield from _attempt(subject, lambda: list(_drift(session, shape, subject)))
         yield from _attempt(subject, lambda: list(_holds(session, shape, subject)))
         yield from _attempt(subject, lambda: list(_throttle(session, shape, subject)))

@@ -25,6 +25,7 @@ from archiver_pipeline.engine.archived import (
     read_superseded,
 )
 from archiver_pipeline.engine.audit import Fence
+from archiver_pipeline.engine.detached import require_not_detached
 from archiver_pipeline.engine.holds import hold_guard
 from archiver_pipeline.engine.recording import record_held, record_settling
 from archiver_pipeline.engine.safekeeping import secure_batch
@@ -131,6 +132,7 @@ def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manife
         elif present_rows and not has_columns_of(manifest, shape):
             settled.append(_supersede(session, manifest, "the table's columns changed since its rows were read"))
         elif present_rows == 0:
+            require_not_detached(shape, manifest, deleting)
             look = partial(deleting.require_lock, session.lock)
             settled.append(_settle_absent(session, shape, manifest, keys, look))
 

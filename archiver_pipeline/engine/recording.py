@@ -10,6 +10,7 @@ from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.holds import Holds
 from archiver_pipeline.domain.layout import RECEIPT_SUFFIX, SUPERSEDED_SUFFIX, stem_of
 from archiver_pipeline.domain.manifest import Manifest, Receipt, Superseded
+from archiver_pipeline.domain.partitions import Leaf
 from archiver_pipeline.domain.restore import RestoredObject, RestoreReport, RestoreRequest
 from archiver_pipeline.domain.validation import ValidationReport, ValidationRequest
 from archiver_pipeline.engine.audit import AuditTrail, Fence
@@ -100,6 +101,20 @@ def record_abandoned(session: Audited, encoded: EncodedBatch, reason: str) -> No
 def record_held(session: Audited, batch_id: str, reason: str) -> None:
     """That a hold which the plan did not know stood in the way of a delete."""
     session.audit.record(AuditKind.hold, when="delete", batch_id=batch_id, reason=reason)
+
+
+def record_leaf(session: Audited, stage: str, leaf: Leaf, **facts: object) -> None:
+    """What becomes of a native partition as a whole: `stage` is begin, dropped or kept. Its name and bound are told
+    before it is dropped, so that they are known whatever comes between."""
+    session.audit.record(
+        AuditKind.leaf,
+        stage=stage,
+        partition=str(leaf),
+        oid=leaf.oid,
+        parent=".".join(leaf.parent),
+        bound=leaf.bound,
+        **facts,
+    )
 
 
 def record_report(session: Audited, facts: dict[str, Any], kept: Iterable[KeptBatch]) -> None:

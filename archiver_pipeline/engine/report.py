@@ -7,6 +7,7 @@ from datetime import datetime
 from archiver_pipeline.config.enums import VacuumStrategy
 from archiver_pipeline.domain.batch import Deletion, Outcome, SettledBatch
 from archiver_pipeline.domain.fallback import KeptBatch
+from archiver_pipeline.domain.partitions import LeafEnd
 from archiver_pipeline.domain.protection import longest_protection
 from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.domain.throttle import NO_PAUSES, Pauses
@@ -74,6 +75,8 @@ class ArchiveReport:
     stopped: str = ""
     """Why the attempt ended before its time by the throttle or the allowed hours; empty when it did not."""
     pauses: Pauses = NO_PAUSES
+    leaves: tuple[LeafEnd, ...] = ()
+    """Native partitions that might have been dropped as a whole."""
 
     @property
     def rows(self) -> int:
@@ -87,6 +90,15 @@ class ArchiveReport:
     @property
     def object_bytes(self) -> int:
         return sum(window.object_bytes for window in self.windows)
+
+    @property
+    def dropped_leaves(self) -> tuple[LeafEnd, ...]:
+        return tuple(end for end in self.leaves if end.dropped)
+
+    @property
+    def dropped_bytes(self) -> int:
+        """Bytes on disk that dropped partitions gave back at once."""
+        return sum(end.dropped_bytes for end in self.leaves)
 
     @property
     def left_behind_rows(self) -> int:
@@ -161,6 +173,7 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         held_reason=shape.holds.reason,
         stopped=deletion.stopped or extraction.stopped,
         pauses=plan.pauses + extraction.pauses + deletion.pauses,
+        leaves=deletion.leaves,
     )
     report = _recorded(session, report, deletion)
     session.progress.archive_reported(report)
@@ -196,6 +209,9 @@ def _facts(report: ArchiveReport) -> dict[str, object]:
         "truncated": report.truncated,
         "paused_seconds": round(report.pauses.seconds, 3),
         "vacuum": report.vacuum,
+        "partitions_dropped": [str(end.leaf) for end in report.dropped_leaves],
+        "partitions_dropped_bytes": report.dropped_bytes,
+        "partitions_kept": [str(end) for end in report.leaves if not end.dropped],
         "seconds": round(report.total_seconds, 3),
         "warnings": list(report.warnings),
     }

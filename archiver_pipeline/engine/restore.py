@@ -48,6 +48,7 @@ from archiver_pipeline.postgres.copy_in import (
 )
 from archiver_pipeline.postgres.eligible import source_clock
 from archiver_pipeline.postgres.landing import Landing, SchemaDriftError, plan_landing
+from archiver_pipeline.postgres.partitions import leaf_statement
 from archiver_pipeline.postgres.sequences import advance_sequences
 from archiver_pipeline.postgres.target import TargetShape, inspect_target
 
@@ -168,6 +169,9 @@ def _turn_of(archive: Archive) -> Turn:
     return Turn((receipt.run_id, receipt.settled_by), moment_of_text(receipt.settled_at))
 
 
+_NO_PARTITION = "no partition of relation"
+
+
 class _Work:
     """What the workers of one restore share."""
 
@@ -188,7 +192,7 @@ class _Work:
             try:
                 merged = self._restore_rows(archive, turn)
             except DeleteRefusedError as refusal:
-                reason = str(explained_refusal(refusal, session.request.conflict))
+                reason = self._why_refused(refusal, archive)
                 done = _failed(archive, reason, perf_counter() - started)
             except _OWN_ERRORS as error:
                 done = _failed(archive, str(error), perf_counter() - started)
@@ -203,6 +207,14 @@ class _Work:
             BatchStep(done.rows, archive.receipt.rows_bytes, done.window_key, done.batch_id, done.data_key),
         )
         return done
+
+    def _why_refused(self, refusal: DeleteRefusedError, archive: Archive) -> str:
+        """In words; of rows whose partition is gone, with the statement that makes it anew."""
+        if _NO_PARTITION not in refusal.message:
+            return str(explained_refusal(refusal, self._session.request.conflict))
+        leaf = _manifest_of(self._session, archive).leaf
+        made = f": {leaf_statement(leaf)}" if leaf else ""
+        return f"{refusal.message} — make the partition anew{made}, or restore into another table"
 
     def warnings(self) -> list[str]:
         return [f"archived columns were mapped by name: {drift}" for drift in self._drifts]

@@ -25,7 +25,7 @@ from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock
 from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.postgres.connection import Connection, connect
 from archiver_pipeline.postgres.copy_out import RowStream
-from archiver_pipeline.postgres.delete import DeleteSession
+from archiver_pipeline.postgres.partitions import PartitionSession
 from archiver_pipeline.storage.s3 import S3Store
 
 _RESERVED_CONNECTIONS = 3
@@ -80,7 +80,7 @@ class ArchiveSession:
         self.row_streams: Pool[RowStream] = Pool(lambda: RowStream(self.reader, **self._limits()))
         self.connections: Pool[Connection] = Pool(lambda: connect(self.primary, **self._limits()))
         self.hold_sources = HoldSources(self.database.holds, self.settings, self.name, self.primary)
-        self._delete_sessions: Pool[DeleteSession] | None = None
+        self._delete_sessions: Pool[PartitionSession] | None = None
         self._delete_shape: TableShape | None = None
         self._opening = threading.Lock()
         self.telling_time = threading.Lock()
@@ -121,13 +121,13 @@ class ArchiveSession:
         if self._lock is not None:
             self._lock.require_held()
 
-    def delete_sessions(self, shape: TableShape) -> Pool[DeleteSession]:
+    def delete_sessions(self, shape: TableShape) -> Pool[PartitionSession]:
         """Connections that delete rows of this shape. Workers ask at once, and a later plan may have found another."""
         with self._opening:
             if self._delete_sessions is None or self._delete_shape != shape:
                 if self._delete_sessions is not None:
                     self._delete_sessions.close()
-                self._delete_sessions = Pool(lambda: DeleteSession(self.primary, shape, **self._limits()))
+                self._delete_sessions = Pool(lambda: PartitionSession(self.primary, shape, **self._limits()))
                 self._delete_shape = shape
             return self._delete_sessions
 

@@ -22,7 +22,15 @@ from archiver_pipeline.codec.hashing import sha256_hex
 from archiver_pipeline.codec.versions import keys_of_versions, xmin_runs
 from archiver_pipeline.domain.batch import EncodedBatch, Outcome, Plan, SettledBatch
 from archiver_pipeline.domain.layout import MANIFEST_SUFFIX, RECEIPT_SUFFIX, SUPERSEDED_SUFFIX, stem_of
-from archiver_pipeline.domain.manifest import FORMAT_VERSION, Manifest, ManifestColumn, Receipt, Superseded
+from archiver_pipeline.domain.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    ManifestColumn,
+    ManifestLeaf,
+    Receipt,
+    Superseded,
+)
+from archiver_pipeline.domain.partitions import Leaf
 from archiver_pipeline.domain.safekeeping import ObjectRetention
 from archiver_pipeline.engine.audit import Fence
 from archiver_pipeline.engine.recording import record_receipted, record_superseded
@@ -69,7 +77,14 @@ def build_manifest(session: ArchiveSession, plan: Plan, encoded: EncodedBatch, v
         columns=[ManifestColumn(c.name, c.type, c.not_null, c.rendering.value) for c in shape.columns],
         keys=[column.to_pylist() for column in keys.columns],
         xmin_runs=xmin_runs(versions),
+        leaf=_manifest_leaf(extracted.planned.leaf),
     )
+
+
+def _manifest_leaf(leaf: Leaf | None) -> ManifestLeaf | None:
+    if leaf is None:
+        return None
+    return ManifestLeaf(leaf.schema, leaf.table, leaf.oid, *leaf.parent, leaf.bound)
 
 
 def manifest_key(manifest: Manifest) -> str:

@@ -55,6 +55,7 @@ def report_metadata(report: ArchiveReport, shape: TableShape) -> Mapping[str, An
         "table_bytes_after": report.table_bytes_after,
         "space_reclaimed_bytes": report.table_bytes_before - report.table_bytes_after,
         "vacuum": report.vacuum,
+        **_leaf_metadata(report),
         "stopped_reason": report.stopped_reason or "nothing left",
         "paused_seconds": round(report.pauses.seconds, 3),
         "paused_for": dg.MetadataValue.json({signal: round(each, 3) for signal, each in report.pauses.by_signal}),
@@ -76,6 +77,19 @@ def report_metadata(report: ArchiveReport, shape: TableShape) -> Mapping[str, An
                 for column in shape.columns
             ]
         ),
+    }
+
+
+def _leaf_metadata(report: ArchiveReport) -> Mapping[str, Any]:
+    """Nothing for a table that is not archived leaf by leaf."""
+    if not report.leaves:
+        return {}
+    ends = "\n".join(f"- {end}" for end in report.leaves[:_KEYS_SHOWN])
+    return {
+        "partitions_dropped": len(report.dropped_leaves),
+        "partitions_dropped_bytes": report.dropped_bytes,
+        "partitions_not_dropped": len(report.leaves) - len(report.dropped_leaves),
+        "partitions": dg.MetadataValue.md(ends),
     }
 
 

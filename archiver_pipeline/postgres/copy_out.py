@@ -19,7 +19,7 @@ from archiver_pipeline.domain.batch import PlannedBatch
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.errors import SourceError
 from archiver_pipeline.postgres.connection import connection_string, error_of_sqlstate, not_in_tls
-from archiver_pipeline.postgres.eligible import ALIAS, batch_condition, order_columns, table_reference
+from archiver_pipeline.postgres.eligible import ALIAS, batch_condition, order_columns, rows_reference
 from archiver_pipeline.postgres.rendering import key_values, rendered_columns, row_alias
 from archiver_pipeline.secret_sources.secret import with_current_secret
 
@@ -141,7 +141,7 @@ def _facts_query(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sq
     return sql.SQL(
         "SELECT pg_catalog.count(*), pg_catalog.min({0})::pg_catalog.text, pg_catalog.max({0})::pg_catalog.text,"
         " pg_catalog.clock_timestamp()::pg_catalog.text FROM {1} AS {2} WHERE {3}"
-    ).format(column, table_reference(shape.name), ALIAS, batch_condition(shape, batch, cutoff))
+    ).format(column, rows_reference(shape, batch.leaf), ALIAS, batch_condition(shape, batch, cutoff))
 
 
 def _rows_query(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sql.Composed:
@@ -156,7 +156,7 @@ def _rows_query(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sql
         alias=alias,
         table_alias=ALIAS,
         keys=sql.SQL(", ").join(keys),
-        table=table_reference(shape.name),
+        table=rows_reference(shape, batch.leaf),
         columns=rendered_columns(shape.columns, ALIAS),
         condition=batch_condition(shape, batch, cutoff),
     )

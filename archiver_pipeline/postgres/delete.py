@@ -39,8 +39,8 @@ from archiver_pipeline.postgres.eligible import (
 )
 from archiver_pipeline.postgres.holds import HoldGuard, read_while_locked
 
-_VERSIONS = sql.SQL("pg_temp.archiver_versions")
-_KEYS = sql.SQL("pg_temp.archiver_keys")
+VERSIONS = sql.SQL("pg_temp.archiver_versions")
+KEYS = sql.SQL("pg_temp.archiver_keys")
 _SETTLE_WAIT_MS = 60_000
 _CANCEL_SECONDS = 5
 
@@ -244,10 +244,10 @@ class DeleteSession:
 
     def _load_versions(self, versions: pa.Table) -> None:
         """Both temporary tables are empty at the start of every transaction."""
-        self._copy_in(_VERSIONS, versions)
+        self._copy_in(VERSIONS, versions)
 
     def _load_keys(self, keys: pa.Table) -> None:
-        self._copy_in(_KEYS, keys)
+        self._copy_in(KEYS, keys)
 
     def _copy_in(self, target: sql.SQL, rows: pa.Table) -> None:
         sink = io.BytesIO()
@@ -256,12 +256,15 @@ class DeleteSession:
         with self._connection.cursor() as cursor, cursor.copy(copy) as stream:
             stream.write(sink.getbuffer())
 
+    def _holds_now(self, guard: HoldGuard) -> Holds:
+        """Those that are known, and those of the table of this database, which nobody can add to any more."""
+        return guard.known + read_while_locked(self._connection, guard, self._shape.types)
+
     def _refuse_held(self, guard: DeleteGuard) -> None:
         """Before the delete, because afterwards this transaction no longer sees the rows that predicates ask about."""
         if guard.holds is None:
             return
-        locked = read_while_locked(self._connection, guard.holds, self._shape.types)
-        holds = guard.holds.known + locked
+        holds = self._holds_now(guard.holds)
         if holds.is_whole:
             raise RowsHeldError(holds.reason)
         if covering := self._covering(holds):
@@ -310,7 +313,7 @@ class DeleteSession:
             sql.SQL(
                 "WITH free AS (SELECT v.v_xmin, {keys} {matching} FOR UPDATE OF {alias} SKIP LOCKED)"
                 " INSERT INTO {target} SELECT * FROM free"
-            ).format(keys=keys, matching=_matching(self._shape), alias=ALIAS, target=_KEYS)
+            ).format(keys=keys, matching=_matching(self._shape), alias=ALIAS, target=KEYS)
         )
         return cursor.rowcount
 
@@ -321,7 +324,7 @@ class DeleteSession:
         rows = self._connection.execute(
             sql.SQL(
                 "SELECT {texts} FROM (SELECT v.v_xmin, {names} {matching} EXCEPT SELECT * FROM {free}) AS locked"
-            ).format(texts=texts, names=names, matching=_matching(self._shape), free=_KEYS)
+            ).format(texts=texts, names=names, matching=_matching(self._shape), free=KEYS)
         ).fetchall()
         return tuple(tuple(row) for row in rows)
 
@@ -352,7 +355,8 @@ def _qualified_key_names(shape: TableShape, alias: str) -> list[sql.Composed]:
     return [sql.SQL("{}.{}").format(sql.Identifier(alias), name) for name in _temporary_key_names(shape)]
 
 
-def _key_match(shape: TableShape, alias: str) -> sql.Composed:
+def key_match(shape: TableShape, alias: str) -> sql.Composed:
+    """True where a row of the table has the key of a row of one of the temporary tables, which is called `alias`."""
     return sql.SQL(" AND ").join(
         sql.SQL("{}.{} = {}.{}").format(ALIAS, sql.Identifier(part.name), sql.Identifier(alias), name)
         for part, name in zip(shape.key, _temporary_key_names(shape), strict=True)
@@ -363,24 +367,24 @@ def _version_match(shape: TableShape) -> sql.Composed:
     return sql.SQL(
         "{alias}.ctid = ANY(ARRAY(SELECT v_ctid FROM {versions})) AND {alias}.tableoid = v.v_tableoid"
         " AND {alias}.ctid = v.v_ctid AND {alias}.xmin = v.v_xmin AND {keys}"
-    ).format(alias=ALIAS, versions=_VERSIONS, keys=_key_match(shape, "v"))
+    ).format(alias=ALIAS, versions=VERSIONS, keys=key_match(shape, "v"))
 
 
 def _matching(shape: TableShape) -> sql.Composed:
     return sql.SQL("FROM {} AS {} JOIN {} AS v ON {}").format(
-        table_reference(shape.name), ALIAS, _VERSIONS, _version_match(shape)
+        table_reference(shape.name), ALIAS, VERSIONS, _version_match(shape)
     )
 
 
 def _delete_query(shape: TableShape) -> sql.Composed:
     return sql.SQL("DELETE FROM {} AS {} USING {} AS v WHERE {}").format(
-        table_reference(shape.name), ALIAS, _VERSIONS, _version_match(shape)
+        table_reference(shape.name), ALIAS, VERSIONS, _version_match(shape)
     )
 
 
 def _known_keys_query(shape: TableShape) -> sql.Composed:
     return sql.SQL("SELECT pg_catalog.count(*) FROM {} AS {} JOIN {} AS k ON {}").format(
-        table_reference(shape.name), ALIAS, _KEYS, _key_match(shape, "k")
+        table_reference(shape.name), ALIAS, KEYS, key_match(shape, "k")
     )
 
 
@@ -390,10 +394,10 @@ def _locate_query(shape: TableShape) -> sql.Composed:
         "INSERT INTO {versions} SELECT {alias}.tableoid, {alias}.ctid, {alias}.xmin, {names}"
         " FROM {table} AS {alias} JOIN {keys} AS k ON {alias}.xmin = k.v_xmin AND {match}"
     ).format(
-        versions=_VERSIONS,
+        versions=VERSIONS,
         alias=ALIAS,
         names=names,
         table=table_reference(shape.name),
-        keys=_KEYS,
-        match=_key_match(shape, "k"),
+        keys=KEYS,
+        match=key_match(shape, "k"),
     )

@@ -13,6 +13,7 @@ from psycopg import sql
 from archiver_pipeline.codec.predicates import parse_predicate
 from archiver_pipeline.domain.batch import PlannedBatch
 from archiver_pipeline.domain.holds import NO_HOLDS, Holds
+from archiver_pipeline.domain.partitions import Leaf
 from archiver_pipeline.domain.table import TableName, TableShape, TimedTable, TimestampType
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.postgres.connection import Connection, fetch_one
@@ -42,6 +43,15 @@ def source_clock(connection: Connection) -> datetime:
 
 def table_reference(name: TableName) -> sql.Identifier:
     return sql.Identifier(name.schema, name.table)
+
+
+def leaf_reference(leaf: Leaf) -> sql.Identifier:
+    return sql.Identifier(leaf.schema, leaf.table)
+
+
+def rows_reference(shape: TableShape, leaf: Leaf | None) -> sql.Identifier:
+    """Where the rows of a batch are read: in the leaf that it belongs to, else in the whole table."""
+    return table_reference(shape.name) if leaf is None else leaf_reference(leaf)
 
 
 def timestamp_literal(shape: TableShape | TimedTable, moment: datetime) -> sql.Composed:
@@ -92,9 +102,17 @@ def _in_window(shape: TableShape, window: Window, cutoff: datetime) -> sql.Compo
     return sql.SQL("{} >= {} AND {}").format(column, timestamp_literal(shape, window.start), condition)
 
 
+def _planned_condition(shape: TableShape, window: Window, cutoff: datetime, leaf: Leaf | None) -> sql.Composed:
+    """Rows of the window, of this very leaf if there is one: not those of another table that was given its name."""
+    condition = window_condition(shape, window, cutoff)
+    if leaf is None:
+        return condition
+    return sql.SQL("{}.tableoid = {}::pg_catalog.oid AND {}").format(ALIAS, sql.Literal(leaf.oid), condition)
+
+
 def batch_condition(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sql.Composed:
-    """Rows of one batch: the window's, between the batch's bounds, without the excluded keys."""
-    parts = [window_condition(shape, batch.window, cutoff)]
+    """Rows of one batch: the window's and the leaf's, between the batch's bounds, without the excluded keys."""
+    parts = [_planned_condition(shape, batch.window, cutoff, batch.leaf)]
     if batch.lower is not None:
         parts.append(_bound(shape, batch.lower, ">", ">="))
     if batch.upper is not None:
@@ -137,14 +155,14 @@ def order_columns(shape: TableShape) -> list[sql.Composed]:
     return [sql.SQL("{}.{}").format(ALIAS, sql.Identifier(name)) for name in names]
 
 
-def measure_eligible(connection: Connection, shape: TableShape, window: Window, cutoff: datetime) -> Eligible:
-    """Count the window's eligible rows and sample their length."""
-    condition = window_condition(shape, window, cutoff)
+def measure_eligible(
+    connection: Connection, shape: TableShape, window: Window, cutoff: datetime, leaf: Leaf | None = None
+) -> Eligible:
+    """Count the window's eligible rows, of one leaf or of all, and sample their length."""
+    condition, table = _planned_condition(shape, window, cutoff, leaf), rows_reference(shape, leaf)
     (rows,) = fetch_one(
         connection,
-        sql.SQL("SELECT pg_catalog.count(*) FROM {} AS {} WHERE {}").format(
-            table_reference(shape.name), ALIAS, condition
-        ),
+        sql.SQL("SELECT pg_catalog.count(*) FROM {} AS {} WHERE {}").format(table, ALIAS, condition),
     )
     (average,) = fetch_one(
         connection,
@@ -155,7 +173,7 @@ def measure_eligible(connection: Connection, shape: TableShape, window: Window, 
         ).format(
             row=row_alias(shape.columns),
             alias=ALIAS,
-            table=table_reference(shape.name),
+            table=table,
             condition=condition,
             limit=sql.Literal(_AVERAGE_SAMPLE_ROWS),
         ),
@@ -171,6 +189,7 @@ def batch_bounds(
     *,
     batch_size: int,
     limit_rows: int,
+    leaf: Leaf | None = None,
 ) -> list[tuple[str, ...]]:
     """The last (timestamp, key) of each batch among the first `limit_rows` eligible rows, as text, in order.
 
@@ -189,9 +208,9 @@ def batch_bounds(
         texts=sql.SQL(", ").join(sql.SQL("{}::pg_catalog.text").format(name) for name in names),
         named=named,
         columns=columns,
-        table=table_reference(shape.name),
+        table=rows_reference(shape, leaf),
         alias=ALIAS,
-        condition=window_condition(shape, window, cutoff),
+        condition=_planned_condition(shape, window, cutoff, leaf),
         limit=sql.Literal(limit_rows),
         size=sql.Literal(batch_size),
     )

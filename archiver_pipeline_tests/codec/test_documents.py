@@ -1,7 +1,7 @@
 """Documents that decide whether rows may be deleted: read exactly as written, or refused."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pyarrow as pa
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from archiver_pipeline.codec.documents import decode_document, encode_manifest, encode_mark
 from archiver_pipeline.codec.versions import CTID, TABLEOID, XMIN, expand_xmin_runs, xmin_runs
 from archiver_pipeline.domain.batch import Outcome
-from archiver_pipeline.domain.manifest import Manifest, ManifestColumn, Receipt, Superseded
+from archiver_pipeline.domain.manifest import Manifest, ManifestColumn, ManifestLeaf, Receipt, Superseded
 from archiver_pipeline.errors import ManifestError
 
 MARK = {
@@ -44,6 +44,7 @@ def manifest():
         "columns": [ManifestColumn("id", "bigint", True, "native")],
         "keys": [[1, 2], ["a", "1"]],
         "xmin_runs": [[700, 2]],
+        "leaf": ManifestLeaf("s", "t_2024", 1, "s", "t", "DEFAULT"),
     }
     return Manifest(**values)
 
@@ -70,11 +71,17 @@ def test_a_document_ends_with_a_newline_and_is_plain_json(kind, document, encode
 
 @each_document
 def test_every_field_is_needed(kind, document, encode):
-    for field in fields(kind):
+    for field in (one for one in fields(kind) if one.name != "leaf"):
         values = json.loads(encode(document))
         del values[field.name]
         with pytest.raises(ManifestError):
             decode_document(kind, json.dumps(values).encode(), key="k")
+
+
+def test_a_manifest_without_a_leaf_is_written_as_before_there_were_any():
+    plain = replace(manifest(), leaf=None)
+    assert "leaf" not in json.loads(encode_manifest(plain))
+    assert decode_document(Manifest, encode_manifest(plain), key="k") == plain
 
 
 @each_document

@@ -117,6 +117,7 @@ def test_the_built_in_defaults(load):
         "must_encrypt": False,
         "lock_days": None,
         "lock_from_last_row": False,
+        "partitions": "rows",
     }
 
 
@@ -138,6 +139,7 @@ LEVELS = {
     "staging_dir": ("/a", "/b", "/c"),
     "verify_sample_rows": (1, 0, 2),
     "vacuum_strategy": ("none", "full", "analyze"),
+    "partitions": ("drop", "rows", "drop"),
     "lock_type": ("file", "redis", "postgresql"),
     "lock_timeout_ms": (1, 2, 3),
     "statement_timeout_seconds": (1, 0, 3),

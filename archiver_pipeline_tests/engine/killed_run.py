@@ -16,7 +16,7 @@ from archiver_pipeline.engine.archive import archive_windows
 from archiver_pipeline.engine.inventory import DateRange, eligible_windows
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.catalog import inspect_table
-from archiver_pipeline_tests.engine.faults import KEEPING_POINTS, POINTS, UPLOADING_POINTS, place
+from archiver_pipeline_tests.engine.faults import KEEPING_POINTS, POINTS, UPLOADING_POINTS, Point, place
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Orders:
     settings: TableSettings
     database: DatabaseSettings
     store: StoreSettings
-    point: str
+    point: str | Point
     plan_path: Path
     outage: Path | None = None
     """The sign of a gate to the store, to be shut before the first upload."""
@@ -40,7 +40,9 @@ def main() -> None:
     if orders.outage is not None:
         place(POINTS["compress"], orders.outage.touch)
     # To the very thread that is there: another one would let it go on for a moment.
-    place((POINTS | KEEPING_POINTS | UPLOADING_POINTS)[orders.point], lambda: signal.raise_signal(orders.by))
+    named = POINTS | KEEPING_POINTS | UPLOADING_POINTS
+    point = orders.point if isinstance(orders.point, Point) else named[orders.point]
+    place(point, lambda: signal.raise_signal(orders.by))
     windows = eligible_windows(session, inspect_table(session.connection, orders.settings), DateRange())
     archive_windows(session, list(windows))
 

@@ -19,7 +19,7 @@ from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.upload import upload_batches
 from archiver_pipeline.engine.verify import verify_batches
 from archiver_pipeline.errors import LockHeldError
-from archiver_pipeline_tests.engine.faults import POINTS, InterruptedRunError, interrupt, place
+from archiver_pipeline_tests.engine.faults import POINTS, InterruptedRunError, Point, interrupt, place
 from archiver_pipeline_tests.engine.killed_run import Orders
 from archiver_pipeline_tests.ledger import Ledger, StoredObject
 from archiver_pipeline_tests.plugins.archiving import Archiving
@@ -75,7 +75,7 @@ def put(bucket: Bucket, key: str, data: bytes) -> None:
 
 
 def killed(
-    archiving: Archiving, point: str, plan_path: Path, *, outage: Path | None = None, **overrides: object
+    archiving: Archiving, point: str | Point, plan_path: Path, *, outage: Path | None = None, **overrides: object
 ) -> Plan | None:
     """A run in another process that dies by SIGKILL at the point; returns the plan it had made, if it had.
 
