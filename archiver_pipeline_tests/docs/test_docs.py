@@ -18,6 +18,7 @@ from archiver_pipeline.domain.manifest import (
     KeptDocument,
     Manifest,
     ManifestColumn,
+    ManifestLeaf,
     Receipt,
     Superseded,
 )
@@ -53,6 +54,7 @@ DOCUMENTS = (
     ProtectedRange,
     Manifest,
     ManifestColumn,
+    ManifestLeaf,
     Receipt,
     Superseded,
     ExpiryIntent,
@@ -80,7 +82,9 @@ OTHER_SOURCES = (
 # And PostgreSQL's words, and names in examples. Numbers and suffixes are not words.
 OTHER_WORDS = {
     "format_type",
+    "max_standby_streaming_delay",
     "pg_catalog",
+    "pg_total_relation_size",
     "pg_prepared_xacts",
     "pg_monitor",
     "pg_stat_activity",
