@@ -3,33 +3,15 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, NoReturn, TypeVar
 
 import typer
 from rich.markup import escape
 from typer.exceptions import TyperException
 
-from archiver_pipeline.cli import (
-    alert,
-    audit,
-    certificate,
-    check,
-    cost,
-    expire,
-    hold,
-    listing,
-    monitor,
-    pending,
-    pools,
-    restore,
-    run,
-    status,
-    validate,
-    wizard,
-)
 from archiver_pipeline.cli.console import errors
-from archiver_pipeline.cli.demo import demo
 from archiver_pipeline.cli.helping import HelpfulTyper
 from archiver_pipeline.cli.logs import current_log, with_log_options
 from archiver_pipeline.errors import ArchiverError, ConfigError
@@ -37,6 +19,29 @@ from archiver_pipeline.logs.lines import error_fields
 
 INTERRUPTED_EXIT_CODE = 130
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Where each command is: its module is imported only when it is called, because most import what others do without.
+_COMMANDS = {
+    "run": "run.run",
+    "restore": "restore.restore",
+    "check": "check.check",
+    "status": "status.status",
+    "pools": "pools.pools",
+    "list": "listing.list_archives",
+    "validate": "validate.validate",
+    "expire": "expire.expire",
+    "certificate": "certificate.certificate",
+    "cost": "cost.cost",
+    "wizard": "wizard.wizard",
+    "upload-pending": "pending.upload_pending",
+    "monitor": "monitor.monitor",
+    "alert": "alert.alert",
+    "demo": "demo.demo",
+}
+_GROUPS = {
+    "hold": ("hold.HELP", {"list": "hold.list_holds", "check": "hold.check_hold", "mirror": "hold.mirror"}),
+    "audit": ("audit.HELP", {"verify": "audit.verify", "head": "audit.head", "export": "audit.export"}),
+}
 
 
 class _App(HelpfulTyper):
@@ -52,42 +57,49 @@ class _App(HelpfulTyper):
         return add
 
 
-app = _App(
-    name="archiver",
-    help="Moves old rows of PostgreSQL audit tables to S3-compatible storage, proves every byte,"
-    " and deletes exactly the rows it proved.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("run")(run.run)
-app.command("restore")(restore.restore)
-app.command("check")(check.check)
-app.command("status")(status.status)
-app.command("pools")(pools.pools)
-app.command("list")(listing.list_archives)
-app.command("validate")(validate.validate)
-app.command("expire")(expire.expire)
-app.command("certificate")(certificate.certificate)
-app.command("cost")(cost.cost)
-app.command("wizard")(wizard.wizard)
-app.command("upload-pending")(pending.upload_pending)
-app.command("monitor")(monitor.monitor)
-app.command("alert")(alert.alert)
-app.command("demo")(demo)
+def build_app(word: str | None = None) -> HelpfulTyper:
+    """The command line; with the first word of a call only as much of it as that word needs, when it is a command."""
+    app = _App(
+        name="archiver",
+        help="Moves old rows of PostgreSQL audit tables to S3-compatible storage, proves every byte,"
+        " and deletes exactly the rows it proved.",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    is_known = word in _COMMANDS or word in _GROUPS
+    _add_commands(app, {name: at for name, at in _COMMANDS.items() if name == word or not is_known})
+    for name, (text, commands) in _GROUPS.items():
+        if name == word or not is_known:
+            group = _App(name=name, help=_found(text), no_args_is_help=True, rich_markup_mode="markdown")
+            _add_commands(group, commands)
+            app.add_typer(group)
+    if len(app.registered_commands) + len(app.registered_groups) == 1:
+        # typer drops the name of an only command unless there is a callback.
+        app.callback()(_no_command)
+    return app
 
-holds = _App(name="hold", help=hold.HELP, no_args_is_help=True, rich_markup_mode="markdown")
-holds.command("list")(hold.list_holds)
-holds.command("check")(hold.check_hold)
-holds.command("mirror")(hold.mirror)
-app.add_typer(holds)
 
-trails = _App(name="audit", help=audit.HELP, no_args_is_help=True, rich_markup_mode="markdown")
-trails.command("verify")(audit.verify)
-trails.command("head")(audit.head)
-trails.command("export")(audit.export)
-app.add_typer(trails)
+def _add_commands(app: HelpfulTyper, commands: Mapping[str, str]) -> None:
+    for name, at in commands.items():
+        app.command(name)(_found(at))
+
+
+def _found(at: str) -> Any:
+    module, _, name = at.rpartition(".")
+    return getattr(import_module(f"archiver_pipeline.cli.{module}"), name)
+
+
+def _no_command() -> None:
+    pass
+
+
+def __getattr__(name: str) -> Any:
+    """`app` is the whole command line, made when it is asked for."""
+    if name != "app":
+        raise AttributeError(name)
+    return build_app()
 
 
 def main() -> None:
@@ -95,7 +107,8 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
     try:
-        code = app(prog_name="archiver", standalone_mode=False)
+        word = sys.argv[1] if len(sys.argv) > 1 else None
+        code = build_app(word)(prog_name="archiver", standalone_mode=False)
     except TyperException as error:
         if not error.format_message():  # No command at all: the help is printed already.
             sys.exit(os.EX_OK)

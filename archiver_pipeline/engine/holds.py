@@ -13,7 +13,6 @@ from archiver_pipeline.config.models import ConfiguredHold
 from archiver_pipeline.domain.holds import Holds, LegalHold
 from archiver_pipeline.domain.table import TableName, TableShape, TimedTable
 from archiver_pipeline.engine.pool import Pool
-from archiver_pipeline.holds.api import HoldsApi
 from archiver_pipeline.postgres.catalog import inspect_table
 from archiver_pipeline.postgres.connection import Connection, connect, source_errors
 from archiver_pipeline.postgres.eligible import count_held_before, source_clock
@@ -30,6 +29,7 @@ from archiver_pipeline.postgres.holds import (
 
 if TYPE_CHECKING:
     from archiver_pipeline.engine.session import ArchiveSession
+    from archiver_pipeline.holds.api import HoldsApi
 
 _TABLE_SOURCE = "configuration of the table"
 _FILE_SOURCE = "legal_holds.holds of the configuration"
@@ -44,7 +44,7 @@ class HoldSources:
         self._table_settings = table
         self._name = name
         self._primary = primary
-        self._api = HoldsApi(settings) if HoldSource.API in settings.sources else None
+        self._api = _open_api(settings) if HoldSource.API in settings.sources else None
         self._hold_table = (
             HoldTable(settings.schema, settings.table, settings.check_expiration)
             if HoldSource.DATABASE in settings.sources
@@ -253,3 +253,9 @@ def _of_file(hold: ConfiguredHold) -> LegalHold:
         ends=hold.expires_on.isoformat() if hold.expires_on else "",
         predicate=hold.where,
     )
+
+
+def _open_api(settings: HoldSettings) -> "HoldsApi":
+    from archiver_pipeline.holds.api import HoldsApi  # noqa: PLC0415 - its HTTP library is slow to import
+
+    return HoldsApi(settings)

@@ -27,7 +27,6 @@ from archiver_pipeline.engine.leaves import leaf_findings
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError, PermissionDeniedError, ResourcesError
 from archiver_pipeline.locks.file_lock import try_file_lock
-from archiver_pipeline.locks.redis_lock import try_redis_lock
 from archiver_pipeline.postgres.advisory_lock import acquire_table_lock
 from archiver_pipeline.postgres.catalog import inspect_table, server_version, system_identifier
 from archiver_pipeline.postgres.connection import Transport, connect, transport_of
@@ -113,6 +112,8 @@ def _lock_probe(config: LoadedConfig) -> LockName:
 
 
 def _redis_lock(settings: LockSettings, probe: LockName, subject: str) -> list[Finding]:
+    from archiver_pipeline.locks.redis_lock import try_redis_lock  # noqa: PLC0415 - its driver is large
+
     facts = try_redis_lock(settings.redis_url, probe, ttl_seconds=settings.ttl_seconds)
     ends = f"that of a killed run ends after {settings.ttl_seconds:g} s"
     found = [Finding(subject, Level.ok, f"{facts.place}, version {facts.version}: locks can be taken; {ends}")]

@@ -4,7 +4,6 @@ from archiver_pipeline.config.effective import LockSettings, SourceSettings
 from archiver_pipeline.config.enums import LockType
 from archiver_pipeline.domain.lock import LockName, TableLock
 from archiver_pipeline.locks.file_lock import acquire_file_lock
-from archiver_pipeline.locks.redis_lock import acquire_redis_lock
 from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock, acquire_table_lock
 
 
@@ -29,6 +28,9 @@ def acquire_lock(lock: LockSettings, source: SourceSettings, name: LockName, run
 
 def _acquire_outer(lock: LockSettings, name: LockName, run_id: str) -> TableLock | None:
     if lock.lock_type == LockType.REDIS:
+        # Its driver is large, and most runs have no use for it.
+        from archiver_pipeline.locks.redis_lock import acquire_redis_lock  # noqa: PLC0415
+
         return acquire_redis_lock(lock.redis_url, name, run_id, ttl_seconds=lock.ttl_seconds)
     if lock.lock_type == LockType.FILE:
         return acquire_file_lock(lock.directory, name, run_id)

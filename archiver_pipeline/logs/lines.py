@@ -4,12 +4,18 @@ import logging
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
-import structlog
 
 from archiver_pipeline.errors import ArchiverError, ConfigError
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    Logger = FilteringBoundLogger
+else:
+    Logger = Any
 
 FORMAT_VARIABLE = "ARCHIVER_LOG_FORMAT"
 LEVEL_VARIABLE = "ARCHIVER_LOG_LEVEL"
@@ -39,8 +45,6 @@ _NUMBERS = {
     LogLevel.warning: logging.WARNING,
     LogLevel.error: logging.ERROR,
 }
-
-Logger = structlog.typing.FilteringBoundLogger
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ def format_for(choice: LogChoice, stream: TextIO) -> LogFormat:
 
 def open_logger(stream: TextIO, *, format: LogFormat, level: LogLevel) -> Logger:
     """A logger that writes one line per event to the stream. Safe for many threads."""
+    import structlog  # noqa: PLC0415 - slow to import, and a log is off unless it is asked for
+
     logger: Logger = structlog.wrap_logger(
         structlog.WriteLogger(stream),
         processors=[
@@ -98,6 +104,8 @@ def error_fields(error: ArchiverError) -> dict[str, Any]:
 
 
 def _renderer(format: LogFormat, stream: TextIO) -> Any:
+    import structlog  # noqa: PLC0415
+
     if format is LogFormat.text:
         return structlog.dev.ConsoleRenderer(
             colors=stream.isatty(), timestamp_key="ts", sort_keys=False, pad_event_to=20

@@ -6,9 +6,6 @@ from typing import Protocol
 from archiver_pipeline.config.notifications import NotificationSettings
 from archiver_pipeline.domain.alert import Alert
 from archiver_pipeline.errors import AlertError
-from archiver_pipeline.notify.email import EmailChannel
-from archiver_pipeline.notify.slack import SlackApiChannel, SlackWebhookChannel
-from archiver_pipeline.notify.teams import TeamsChannel
 
 
 class Channel(Protocol):
@@ -42,14 +39,21 @@ def open_channels(settings: NotificationSettings) -> tuple[Channel, ...]:
 
 
 def _channels(settings: NotificationSettings) -> Iterator[Channel]:
+    """Each is imported only when it is configured: their libraries are slow to import."""
     slack, teams, email = settings.slack, settings.teams, settings.email
     if slack is not None:
+        from archiver_pipeline.notify.slack import SlackApiChannel, SlackWebhookChannel  # noqa: PLC0415
+
         yield _unready("slack", slack.unready) or (
             SlackApiChannel(slack) if slack.token is not None else SlackWebhookChannel(slack)
         )
     if teams is not None:
+        from archiver_pipeline.notify.teams import TeamsChannel  # noqa: PLC0415
+
         yield _unready("teams", teams.unready) or TeamsChannel(teams)
     if email is not None:
+        from archiver_pipeline.notify.email import EmailChannel  # noqa: PLC0415
+
         yield _unready("email", email.unready) or EmailChannel(email)
 
 

@@ -58,6 +58,9 @@ def find_instance(folder: Path) -> dg.DagsterInstance | None:
 
 def _open_alone(open_it: Callable[[], dg.DagsterInstance], home: Path) -> dg.DagsterInstance:
     """Open an instance while no other command does: two that create the tables of one SQLite file fail each other."""
+    from archiver_pipeline.orchestration.sqlite_engines import keep_sqlite_engines  # noqa: PLC0415 - not for --direct
+
+    keep_sqlite_engines()
     with contextlib.ExitStack() as held:
         # Where nothing can be written, as in a read-only container, there are no SQLite files either.
         with contextlib.suppress(OSError):
