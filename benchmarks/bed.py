@@ -166,11 +166,11 @@ class Bed:
 
 
 @contextlib.contextmanager
-def running_bed() -> Iterator[Bed]:
+def running_bed(*, durable: bool = False) -> Iterator[Bed]:
     """Start both servers and a temporary folder; all of it is gone afterwards, whatever happened."""
     with (
         tempfile.TemporaryDirectory(prefix="archiver-bench-") as folder,
-        PostgresServer(durable=False) as postgres,
+        PostgresServer(durable=durable) as postgres,
         S3Server(bucket="bench") as s3,
     ):
         postgres.create_database(DATABASE)

@@ -13,6 +13,7 @@ from archiver_pipeline.cli.untold import tell_of_dead_run, telling_of_failed_run
 from archiver_pipeline.config.effective import TableSettings
 from archiver_pipeline.config.loading import LoadedConfig
 from archiver_pipeline.domain.alert import Activity
+from archiver_pipeline.domain.batch_size import DeletePace
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.archive import archive_windows
 from archiver_pipeline.engine.inventory import DateRange, due_windows
@@ -51,21 +52,23 @@ def archive_tables(
     limit_rows: int | None = None,
     direct: bool = False,
     log_level: str = "CRITICAL",
+    ignore_hours: bool = False,
 ) -> None:
     """Archive every window of the tables that is due. Reports and errors go to the listener; one table's error does
     not stop the others. `direct` calls the engine without Dagster."""
     with recorded_in(loaded, direct=direct) as instance:
         definitions = build_definitions(loaded, progress=lambda: listener)
         for settings in tables:
-            _Drain(loaded, settings, dates, listener, definitions, instance, limit_rows, log_level).run()
+            _Drain(loaded, settings, dates, listener, definitions, instance, limit_rows, log_level, ignore_hours).run()
             listener.table_finished(table_name(settings))
 
 
 def exit_code(listener: RunListener, tables: int, *, is_limited: bool) -> int:
-    """The code of the single kind of error, else partial or failed; rows left behind are partial unless asked for."""
+    """The code of the single kind of error, else partial or failed; rows left behind are partial unless asked for,
+    and so are those that are due and left alone at this hour."""
     codes = {error.exit_code for _, error in listener.errors}
     failed = len({name for name, _ in listener.errors})
-    if failed == 0 and any(report.kept for report in listener.reports):
+    if failed == 0 and (listener.closed or any(report.kept for report in listener.reports)):
         return ExitCode.partial
     if failed == 0:
         left_behind = any(report.left_behind_rows for report in listener.reports if not report.truncated)
@@ -87,6 +90,7 @@ class _Drain:
     instance: dg.DagsterInstance | None
     limit_rows: int | None
     log_level: str
+    ignore_hours: bool
 
     def run(self) -> None:
         try:
@@ -116,7 +120,11 @@ class _Drain:
             session.store.require_bucket()
             with source_errors(session.primary):
                 shape = inspect_table(session.connection, self.settings)
-            yield from ranges_of(due_windows(session, shape, self.dates))
+            for windows in ranges_of(due_windows(session, shape, self.dates)):
+                if closed := session.throttle.closed(shape, ignore_hours=self.ignore_hours):
+                    self.listener.close_hours(session.name, str(closed))
+                    return
+                yield windows
 
     def _archive(self, windows: list[Window]) -> bool:
         """Archive one range until the staging limit no longer cuts it short; False stops the table: nothing is gained
@@ -139,10 +147,15 @@ class _Drain:
         name = self._session().name
         return max(0, self.limit_rows - sum(r.rows for r in self.listener.reports if r.table == name))
 
+    def _last_pace(self) -> DeletePace | None:
+        name = self._session().name
+        return next((report.pace for report in reversed(self.listener.reports) if report.table == name), None)
+
     def _run_once(self, windows: list[Window]) -> None:
         if self.instance is None:
             with contextlib.closing(self._session()) as session:
-                archive_windows(session, windows, limit_rows=self._rows_left())
+                session.known_pace = self._last_pace()
+                archive_windows(session, windows, limit_rows=self._rows_left(), ignore_hours=self.ignore_hours)
             return
         known = len(self.listener.errors)
         succeeded = run_windows_in_process(
@@ -152,6 +165,7 @@ class _Drain:
             windows,
             limit_rows=self._rows_left(),
             log_level=self.log_level,
+            ignore_hours=self.ignore_hours,
         )
         if not succeeded and len(self.listener.errors) == known:
             error = ArchiverError("the run failed outside the engine", hint="run again with --verbose")

@@ -40,6 +40,7 @@ class Order:
     limit_rows: int | None
     direct: bool
     log_level: str
+    ignore_hours: bool = False
 
 
 @dataclass
@@ -74,6 +75,7 @@ def archive_databases(
     limit_rows: int | None = None,
     direct: bool = False,
     log_level: str = "CRITICAL",
+    ignore_hours: bool = False,
 ) -> None:
     """As `archive_tables`, with `at_once` databases at a time.
 
@@ -84,7 +86,7 @@ def archive_databases(
         # Opened once before the workers do: runs that were killed earlier are closed and told by one process.
         pass
     waiting = deque(
-        Order(loaded, own, dates, limit_rows, direct, log_level)
+        Order(loaded, own, dates, limit_rows, direct, log_level, ignore_hours)
         for database in loaded.databases
         if (own := tuple(table for table in tables if table.database == database.id))
     )

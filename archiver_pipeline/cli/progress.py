@@ -25,6 +25,7 @@ class RunListener(SilentProgress):
         """`log` is told whatever this listener is; `draws` lets it draw bars."""
         self.reports: list[ArchiveReport] = []
         self.errors: list[tuple[TableName, ArchiverError]] = []
+        self.closed: list[tuple[TableName, str]] = []
         self.restores: list[RestoreReport] = []
         self.validations: list[ValidationReport] = []
         self._lock = threading.Lock()
@@ -41,6 +42,12 @@ class RunListener(SilentProgress):
         self.archive_failed(table, error)
         if self._log is not None:
             self._log.archive_failed(table, error)
+
+    def close_hours(self, table: TableName, reason: str) -> None:
+        """A table that has rows due and is left alone at this hour, which no session has told."""
+        self.outside_hours(table, reason)
+        if self._log is not None:
+            self._log.outside_hours(table, reason)
 
     @contextmanager
     def drawing(self, *, quiet: bool) -> Iterator[None]:
@@ -109,6 +116,9 @@ class RunListener(SilentProgress):
     def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
         if self._log is None:
             warn(f"{table}: {step} goes on after {seconds:.0f} s")
+
+    def outside_hours(self, table: TableName, reason: str) -> None:
+        self.closed.append((table, reason))
 
     def step_retrying(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         if self._log is None:

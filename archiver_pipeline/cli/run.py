@@ -59,6 +59,10 @@ def run(
     direct: Annotated[
         bool, typer.Option("--direct", help="Call the engine without Dagster; the run is not recorded.")
     ] = False,
+    ignore_hours: Annotated[
+        bool,
+        typer.Option("--ignore-hours", help="Begin batches outside allowed_hours as well; the audit trail is told."),
+    ] = False,
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Dagster's log of every step.")] = False,
 ) -> None:
@@ -68,8 +72,8 @@ def run(
     Rows leave a table only after they were read back from the store and compared. Interrupt it whenever you like and
     run it again: it goes on at the last finished batch.
 
-    Exit codes: 0 all good (also: nothing to do), 1 partial, 2 failed, 3 configuration or preflight, 4 lock held,
-    5 permission, 6 resources, 7 network.
+    Exit codes: 0 all good (also: nothing to do), 1 partial (also: rows are due outside allowed_hours), 2 failed,
+    3 configuration or preflight, 4 lock held, 5 permission, 6 resources, 7 network.
 
     Examples:
 
@@ -98,6 +102,7 @@ def run(
             limit_rows=limit,
             direct=direct,
             log_level="INFO" if verbose else "CRITICAL",
+            ignore_hours=ignore_hours,
         )
     warn_of_kept(loaded, tables)
     held = _held(loaded, tables, listener)
@@ -106,9 +111,9 @@ def run(
     elif log.logger:
         for one in held:
             log.logger.info("rows_held", table=str(one.table), rows=one.rows, reason=one.holds.reason)
-        if not (listener.reports or listener.errors):
+        if not (listener.reports or listener.errors or listener.closed):
             log.logger.info("nothing_to_do", message=_NOTHING_TO_DO)
-    if not (log.takes_stdout or as_json or listener.reports or listener.errors):
+    if not (log.takes_stdout or as_json or listener.reports or listener.errors or listener.closed):
         _print_protections(loaded, tables)
     raise typer.Exit(exit_code(listener, len(tables), is_limited=limit is not None))
 
@@ -181,6 +186,7 @@ def _print_outcome(listener: RunListener, held: list[HeldRows], *, as_json: bool
                     {"table": asdict(one.table), "rows": one.rows, "is_capped": one.is_capped, "why": one.holds.reason}
                     for one in held
                 ],
+                "outside_hours": [{"table": str(name), "reason": reason} for name, reason in listener.closed],
             }
         )
         return
@@ -189,10 +195,12 @@ def _print_outcome(listener: RunListener, held: list[HeldRows], *, as_json: bool
             warn(f"{report.table}: {warning}")
     if reports:
         output.print(summary_table(reports))
-    elif not failures:
+    elif not (failures or listener.closed):
         output.print(f"Nothing to do: {_NOTHING_TO_DO}.")
     for sentence in (text for report in reports for text in leaf_sentences(report)):
         output.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    for name, reason in listener.closed:
+        output.print(f"{name}: rows are due, and it is {reason}", markup=False, highlight=False, soft_wrap=True)
     for one in held:
         output.print(held_sentence(one), markup=False, highlight=False, soft_wrap=True)
     for name, error in failures:

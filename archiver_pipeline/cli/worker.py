@@ -69,6 +69,10 @@ class Teller(RunListener):
     def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
         self.tell("archive_resumed", table, step, seconds)
 
+    def close_hours(self, table: TableName, reason: str) -> None:
+        super().outside_hours(table, reason)
+        self.tell("close_hours", table, reason)
+
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         self.tell("lock_awaited", table, error, wait_seconds)
 
@@ -94,6 +98,7 @@ def work(order: Order, teller: Teller) -> None:
             limit_rows=order.limit_rows,
             direct=order.direct,
             log_level=order.log_level,
+            ignore_hours=order.ignore_hours,
         )
     except ArchiverError as error:
         teller.tell(FAILED, error)

@@ -42,6 +42,7 @@ from archiver_pipeline.config.models import (
 )
 from archiver_pipeline.config.models import AllowedHours as WrittenHours
 from archiver_pipeline.config.safekeeping import SYSTEM_CERTIFICATES, encryption_reason, lock_days, tls_reason
+from archiver_pipeline.domain.batch_size import BatchBounds
 from archiver_pipeline.domain.hours import DAY_NAMES, AllowedHours
 from archiver_pipeline.domain.retention import FloorOverride, floor_override
 from archiver_pipeline.domain.throttle import Signal, ThrottleSettings
@@ -99,6 +100,8 @@ class TableSettings:
     allowed_hours: AllowedHours | None = None
     """None: at any hour."""
     partitions: PartitionStrategy = PartitionStrategy.ROWS
+    adaptive_batch_size: BatchBounds | None = None
+    """None: `batch_size`, always."""
 
     @property
     def below_floor(self) -> FloorOverride | None:
@@ -351,6 +354,8 @@ def _table(table: Table, database: Database, config: ArchiverConfig, base: Path)
     settings["staging_dir"] = _folder(settings["staging_dir"], base)
     settings["throttle"] = _throttle(settings["throttle"])
     settings["allowed_hours"] = _allowed_hours(settings["allowed_hours"])
+    if (adaptive := settings["adaptive_batch_size"]) is not None:
+        settings["adaptive_batch_size"] = BatchBounds(**dict(adaptive))
     return TableSettings(
         database=database.key_id,
         dbname=database.name,

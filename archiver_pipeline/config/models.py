@@ -145,6 +145,25 @@ class Throttle(Section):
         return self
 
 
+class AdaptiveBatchSize(Section):
+    """Bounds between which the rows per batch are chosen before each run, instead of always batch_size."""
+
+    min_rows: Annotated[Int, Field(ge=1, le=1_000_000)] = Field(1_000, description="Least rows per batch.")
+    max_rows: Annotated[Int, Field(ge=1, le=1_000_000)] = Field(100_000, description="Most rows per batch.")
+    target_seconds: Annotated[Float, Field(ge=0.01, le=60)] = Field(
+        0.5, description="Seconds that the delete of one batch should take."
+    )
+    max_bytes: Annotated[ByteSize, Field(ge=1024)] = Field(
+        64 * 1024**2, description="Most bytes of a batch's rows as JSON, like 64MiB."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> AdaptiveBatchSize:
+        if self.min_rows > self.max_rows:
+            raise ValueError("min_rows must not be above max_rows")
+        return self
+
+
 class AllowedHours(Section):
     """When batches may begin."""
 
@@ -170,6 +189,9 @@ class InheritedSettings(Section):
     )
     batch_size: Annotated[Int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="Rows per batch. Default 10000."
+    )
+    adaptive_batch_size: AdaptiveBatchSize | None = Field(
+        None, description="Choose the rows per batch by what was measured, between bounds. Default: batch_size, always."
     )
     sleep_between_batches: Annotated[Float, Field(ge=0, le=3600)] | None = Field(
         None, description="Seconds of rest after each batch. Default 2."
@@ -236,6 +258,7 @@ BUILT_IN_DEFAULTS = MappingProxyType(
         "archive_retention_days": None,
         "restore_protection_days": 30,
         "batch_size": 10_000,
+        "adaptive_batch_size": None,
         "sleep_between_batches": 2.0,
         "connection_pool_size": 10,
         "compression_level": None,

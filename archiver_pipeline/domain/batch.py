@@ -8,12 +8,15 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+from archiver_pipeline.domain.batch_size import BatchSize, DeletePace
 from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.partitions import Leaf, LeafEnd
 from archiver_pipeline.domain.protection import Protection
 from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.domain.throttle import NO_PAUSES, Pauses
 from archiver_pipeline.domain.windows import Window
+
+_NO_SIZE = BatchSize(0, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Plan:
     stopped: str = ""
     ignores_hours: bool = False
     pauses: Pauses = NO_PAUSES
+    batch_size: BatchSize = _NO_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ class Deletion:
     """How every batch of a plan ended, the ones settled for an earlier crash included.
 
     `protections` were in force when the deletes began: those of the plan, unless its lock was given up in between.
-    `stopped` says why verified batches were put aside, if they were.
+    `stopped` says why verified batches were put aside, if they were; `pace` is None when nothing was deleted.
     `leaves` tells of each partition that might have been dropped as a whole.
     """
 
@@ -211,3 +215,4 @@ class Deletion:
     stopped: str = ""
     pauses: Pauses = NO_PAUSES
     leaves: tuple[LeafEnd, ...] = ()
+    pace: DeletePace | None = None

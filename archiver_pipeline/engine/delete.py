@@ -76,6 +76,7 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
         stopped="; ".join(refusals),
         pauses=session.throttle.take_pauses(),
         leaves=leaves.ends,
+        pace=session.delete_watch.take(plan.batch_size.rows),
     )
 
 
@@ -130,7 +131,8 @@ def delete_intended(session: ArchiveSession, plan: Plan, intent: Intent) -> tupl
     versions = read_versions(intent.batch.encoded.extracted.versions_path)
     with session.delete_sessions(plan.shape).take() as deleting:
         try:
-            deleting.delete_versions(versions, intent.guard(session))
+            with session.delete_watch.timing(versions.num_rows):
+                deleting.delete_versions(versions, intent.guard(session))
         except RowsHeldError as refusal:
             record_held(session, manifest.batch_id, refusal.message)
             with deleting.in_peace(session.lock):

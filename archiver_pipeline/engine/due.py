@@ -67,12 +67,13 @@ class DueCursor:
 @dataclass(frozen=True, slots=True)
 class DueLook:
     """What one look found: windows, oldest first; errors of tables that could not be looked at, by name; how many
-    tables there were time for; and where to go on."""
+    tables there were time for; where to go on; and which tables are left alone at this hour, by name."""
 
     windows: tuple[tuple[TableSettings, Window], ...]
     problems: tuple[tuple[str, ArchiverError], ...]
     looked_at: int
     cursor: DueCursor
+    closed: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -107,15 +108,17 @@ def look_for_due(
         store = S3Store(store_settings)
         store.require_bucket()
         look = _Look(database, connection, store, limits, clock)
-        in_turn = _from(tables, cursor.turn)
+        open_now = look.open_now(tables)
+        in_turn = _from(open_now, cursor.turn)
         looked_at = look.ask_database(in_turn)
-        next_sweep = look.sweep_store(_from(tables, cursor.sweep), cursor)
+        next_sweep = look.sweep_store(_from(open_now, cursor.sweep), cursor)
         turn = look.choose(in_turn, looked_at)
     return DueLook(
         windows=tuple(sorted(look.chosen, key=lambda found: found[1].start)),
         problems=tuple(look.problems.items()),
         looked_at=looked_at,
         cursor=replace(next_sweep, turn=turn),
+        closed=tuple(table.qualified_name for table in tables if table not in open_now),
     )
 
 
@@ -140,6 +143,10 @@ class _Look:
         self._candidates: dict[TableSettings, _Candidate] = {}
         self.chosen: list[tuple[TableSettings, Window]] = []
         self.problems: dict[str, ArchiverError] = {}
+
+    def open_now(self, tables: Sequence[TableSettings]) -> list[TableSettings]:
+        """The tables whose allowed hours this is, by the source's clock."""
+        return [table for table in tables if table.allowed_hours is None or table.allowed_hours.is_open(self._now)]
 
     def ask_database(self, tables: Sequence[TableSettings]) -> int:
         """Find the oldest row of each table that is old enough; how many of the tables there was time for."""

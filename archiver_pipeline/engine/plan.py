@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from archiver_pipeline.domain.audit import AuditKind
 from archiver_pipeline.domain.batch import Plan, PlannedBatch, SettledBatch
+from archiver_pipeline.domain.batch_size import BatchSize, choose_batch_size
 from archiver_pipeline.domain.holds import shown
 from archiver_pipeline.domain.partitions import Leaf
 from archiver_pipeline.domain.protection import is_protected
@@ -108,17 +109,20 @@ def _plan_windows(
     protections = session_protections(session)
     batches: list[PlannedBatch] = []
     eligible_rows, staged_bytes, planned_all = 0, 0.0, True
+    size: BatchSize | None = None
     rows_left = limit_rows if limit_rows is not None else math.inf
     for window, leaf in _parts(windows, leaves):
         if is_protected(window, protections):
             continue
         eligible = measure_eligible(session.connection, shape, window, cutoff, leaf)
         eligible_rows += eligible.rows
+        size = size or (size_of_batches(session, eligible.row_bytes) if eligible.rows else None)
         room = (session.settings.max_staged_bytes - staged_bytes) / max(eligible.row_bytes, 1)
         take = min(eligible.rows, math.ceil(max(room, 0)), rows_left)
-        planned_rows = min(_whole_batches(session, take), eligible.rows)
+        planned_rows = min(_whole_batches(size, take), eligible.rows) if size else 0
         planned_all = planned_all and planned_rows == eligible.rows
-        batches += _cut(session, shape, window, cutoff, leaf, len(batches), planned_rows)
+        if size and planned_rows:
+            batches += _cut(session, shape, window, cutoff, leaf, len(batches), planned_rows, size)
         staged_bytes += planned_rows * eligible.row_bytes
         rows_left -= planned_rows
     return Plan(
@@ -135,6 +139,7 @@ def _plan_windows(
         table_bytes_before=table_bytes(session.connection, shape.name),
         settled=settled,
         protections=tuple(protections),
+        batch_size=size or size_of_batches(session, 0),
     )
 
 
@@ -147,9 +152,19 @@ def _parts(windows: Sequence[Window], leaves: Sequence[Leaf]) -> Iterator[tuple[
             yield window, None
 
 
-def _whole_batches(session: ArchiveSession, rows: float) -> int:
-    size = session.settings.batch_size
-    return math.ceil(max(rows, 0) / size) * size
+def size_of_batches(session: ArchiveSession, row_bytes: float) -> BatchSize:
+    """How many rows a batch of rows of this width should have now."""
+    return choose_batch_size(
+        session.settings.adaptive_batch_size,
+        session.settings.batch_size,
+        row_bytes=row_bytes,
+        pace=session.known_pace,
+        is_pressed=session.throttle.is_pressed,
+    )
+
+
+def _whole_batches(size: BatchSize, rows: float) -> int:
+    return math.ceil(max(rows, 0) / size.rows) * size.rows
 
 
 def _cut(
@@ -160,12 +175,9 @@ def _cut(
     leaf: Leaf | None,
     first_index: int,
     rows: int,
+    size: BatchSize,
 ) -> Iterator[PlannedBatch]:
-    if rows == 0:
-        return
-    bounds = batch_bounds(
-        session.connection, shape, window, cutoff, batch_size=session.settings.batch_size, limit_rows=rows, leaf=leaf
-    )
+    bounds = batch_bounds(session.connection, shape, window, cutoff, batch_size=size.rows, limit_rows=rows, leaf=leaf)
     for offset, (lower, upper) in enumerate(zip([None, *bounds], bounds, strict=False)):
         yield PlannedBatch(first_index + offset, window, lower, upper, leaf=leaf)
 

@@ -11,12 +11,12 @@ from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.engine.drift import drift_warnings
 from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.inventory import DateRange, windows_with_rows
-from archiver_pipeline.engine.plan import cutoff_of
+from archiver_pipeline.engine.plan import cutoff_of, size_of_batches
 from archiver_pipeline.engine.protection import session_protections
 from archiver_pipeline.engine.report import REMAINING_COUNTED_ROWS
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.postgres.catalog import inspect_table
-from archiver_pipeline.postgres.eligible import count_held, measure_eligible
+from archiver_pipeline.postgres.eligible import Eligible, count_held, measure_eligible
 
 _ASSUMED_ROWS_PER_SECOND = 50_000
 
@@ -133,13 +133,13 @@ def _look(
         if protection := longest_protection(window, protections):
             protected.append(ProtectedWindow(window.key, eligible.rows, protection.ends_at, str(protection)))
         else:
-            size_bytes, batches = int(eligible.rows * eligible.row_bytes), _batches(session, eligible.rows)
+            size_bytes, batches = int(eligible.rows * eligible.row_bytes), _batches(session, eligible)
             windows.append(WindowPreview(window.key, eligible.rows, size_bytes, batches))
     return windows, protected, held
 
 
-def _batches(session: ArchiveSession, rows: int) -> int:
-    return math.ceil(rows / session.settings.batch_size)
+def _batches(session: ArchiveSession, eligible: Eligible) -> int:
+    return math.ceil(eligible.rows / size_of_batches(session, eligible.row_bytes).rows)
 
 
 def _pauses(session: ArchiveSession, batches: int) -> float:

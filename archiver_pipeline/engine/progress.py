@@ -69,6 +69,10 @@ class Progress(Protocol):
         """Batches begin again, after a pause of so many seconds."""
         ...
 
+    def outside_hours(self, table: TableName, reason: str) -> None:
+        """Rows are due and no run was begun, because this is outside the table's allowed hours."""
+        ...
+
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         """Another run holds the table's lock; it is asked for again after the wait."""
         ...
@@ -115,6 +119,9 @@ class SilentProgress:
         pass
 
     def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
+        pass
+
+    def outside_hours(self, table: TableName, reason: str) -> None:
         pass
 
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
@@ -179,6 +186,10 @@ class Listeners:
     def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
         for one in self._listeners:
             one.archive_resumed(table, step, seconds)
+
+    def outside_hours(self, table: TableName, reason: str) -> None:
+        for one in self._listeners:
+            one.outside_hours(table, reason)
 
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         for one in self._listeners:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from archiver_pipeline.config.enums import VacuumStrategy
 from archiver_pipeline.domain.batch import Deletion, Outcome, SettledBatch
+from archiver_pipeline.domain.batch_size import DeletePace
 from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.partitions import LeafEnd
 from archiver_pipeline.domain.protection import longest_protection
@@ -77,6 +78,11 @@ class ArchiveReport:
     pauses: Pauses = NO_PAUSES
     leaves: tuple[LeafEnd, ...] = ()
     """Native partitions that might have been dropped as a whole."""
+    batch_rows: int = 0
+    """Rows of a full batch, and why so many."""
+    batch_size_reason: str = ""
+    pace: DeletePace | None = None
+    """What the deletes took; None when nothing was deleted."""
 
     @property
     def rows(self) -> int:
@@ -174,6 +180,9 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         stopped=deletion.stopped or extraction.stopped,
         pauses=plan.pauses + extraction.pauses + deletion.pauses,
         leaves=deletion.leaves,
+        batch_rows=plan.batch_size.rows,
+        batch_size_reason=plan.batch_size.reason,
+        pace=deletion.pace,
     )
     report = _recorded(session, report, deletion)
     session.progress.archive_reported(report)
@@ -208,6 +217,7 @@ def _facts(report: ArchiveReport) -> dict[str, object]:
         "stopped_reason": report.stopped_reason,
         "truncated": report.truncated,
         "paused_seconds": round(report.pauses.seconds, 3),
+        "batch_rows": report.batch_rows,
         "vacuum": report.vacuum,
         "partitions_dropped": [str(end.leaf) for end in report.dropped_leaves],
         "partitions_dropped_bytes": report.dropped_bytes,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from archiver_pipeline.config.effective import DatabaseSettings, SourceSettings, StoreSettings, TableSettings
+from archiver_pipeline.domain.batch_size import DeletePace
 from archiver_pipeline.domain.layout import DataFormat, key_part
 from archiver_pipeline.domain.lock import LockName
 from archiver_pipeline.domain.table import TableName, TableShape
@@ -20,7 +21,7 @@ from archiver_pipeline.engine.pool import Pool
 from archiver_pipeline.engine.progress import Progress, SilentProgress
 from archiver_pipeline.engine.table_lock import acquire_lock
 from archiver_pipeline.engine.throttle import Throttle, looks_at_source
-from archiver_pipeline.engine.work import run_all
+from archiver_pipeline.engine.work import DeleteWatch, run_all
 from archiver_pipeline.postgres.advisory_lock import AdvisoryTableLock
 from archiver_pipeline.postgres.catalog import table_name
 from archiver_pipeline.postgres.connection import Connection, connect
@@ -69,6 +70,8 @@ class ArchiveSession:
     stopping: threading.Event = field(default_factory=threading.Event)
     shared_store: InitVar[S3Store | None] = None
     job: str = ""
+    known_pace: DeletePace | None = None
+    """What the deletes of the table's last attempt took, as far as whoever opens the session knows."""
 
     def __post_init__(self, shared_store: S3Store | None) -> None:
         self.progress = self.progress.of_run(self.run_id)
@@ -84,6 +87,7 @@ class ArchiveSession:
         self._delete_shape: TableShape | None = None
         self._opening = threading.Lock()
         self.telling_time = threading.Lock()
+        self.delete_watch = DeleteWatch()
         self.store_encrypts = False
         """Whether the store was seen to encrypt as the table demands."""
         self._connection: Connection | None = None

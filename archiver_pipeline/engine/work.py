@@ -1,10 +1,13 @@
 """Doing the same to many items with a few threads, and stopping all of them at the first error."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from time import perf_counter
 from typing import TypeVar
 
+from archiver_pipeline.domain.batch_size import DeletePace
 from archiver_pipeline.errors import ArchiverError
 
 Source = TypeVar("Source")
@@ -13,6 +16,30 @@ Result = TypeVar("Result")
 
 class StoppedError(ArchiverError):
     """An item was not begun because another one failed or the run was interrupted."""
+
+
+class DeleteWatch:
+    """Rows and seconds of delete transactions, from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows, self._seconds = 0, 0.0
+
+    @contextmanager
+    def timing(self, rows: int) -> Iterator[None]:
+        """Around one delete; one that fails does not count."""
+        began = perf_counter()
+        yield
+        with self._lock:
+            self._rows += rows
+            self._seconds += perf_counter() - began
+
+    def take(self, batch_rows: int) -> DeletePace | None:
+        """What was measured since this was last asked, of batches of so many rows; None when nothing was."""
+        with self._lock:
+            rows, seconds = self._rows, self._seconds
+            self._rows, self._seconds = 0, 0.0
+        return DeletePace(rows, seconds, batch_rows) if rows else None
 
 
 def run_all(

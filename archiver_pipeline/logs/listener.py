@@ -136,6 +136,8 @@ class LogListener(SilentProgress):
             kept_before=len(report.kept_before) or None,
             stopped_reason=report.stopped_reason or None,
             paused_seconds=round(report.pauses.seconds, 3) or None,
+            batch_rows=report.batch_rows,
+            batch_size_reason=report.batch_size_reason,
             truncated=report.truncated,
             reclaimed_bytes=max(0, report.table_bytes_before - report.table_bytes_after),
             vacuum=report.vacuum,
@@ -195,6 +197,9 @@ class LogListener(SilentProgress):
 
     def archive_resumed(self, table: TableName, step: str, seconds: float) -> None:
         self._logger.info("archive_resumed", **asdict(table), step=step, paused_seconds=round(seconds, 3))
+
+    def outside_hours(self, table: TableName, reason: str) -> None:
+        self._logger.warning("outside_hours", **asdict(table), reason=reason)
 
     def lock_awaited(self, table: TableName, error: ArchiverError, wait_seconds: float) -> None:
         self._logger.warning("lock_awaited", **asdict(table), **error_fields(error), wait_seconds=wait_seconds)

@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from archiver_pipeline.config.effective import TableSettings
+from archiver_pipeline.domain.batch_size import DeletePace
 from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.orchestration.names import asset_key, asset_name
 from archiver_pipeline.postgres.catalog import table_name
@@ -24,6 +25,7 @@ RUN_DIED = "RunDied"
 RESTORE_STEP = "restore"
 
 _PAGE = 100
+_PACE_RUNS = 5
 _STEP_SECONDS = "_seconds"
 _NOT_STEPS = frozenset({"run", "paused"})
 _SEE_LOG = "its error is in the run's log in Dagster"
@@ -54,6 +56,8 @@ class RunFigures:
     stopped_reason: str
     backlog_rows: int | None = None
     paused_seconds: float = 0.0
+    batch_rows: int = 0
+    deleted_rows_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,14 @@ def archived_rows_of(history: TableHistory) -> list[tuple[datetime, int]]:
     """When the table's runs began, and how many rows each archived; each attempt once."""
     attempts = {run.figures.attempt_id: (run.created_at, run.figures.rows) for run in history.runs if run.figures}
     return list(attempts.values())
+
+
+def last_pace(instance: dg.DagsterInstance, settings: TableSettings) -> DeletePace | None:
+    """What the deletes of the table's last attempt that deleted took; None when none of the latest did."""
+    for figures in _latest_figures(instance, asset_key(settings), _PACE_RUNS).values():
+        if figures.deleted_rows_per_second > 0:
+            return DeletePace(round(figures.deleted_rows_per_second), 1.0, figures.batch_rows)
+    return None
 
 
 def read_runs(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> list[PastRun]:
@@ -305,6 +317,8 @@ def _figures(windows: Sequence[Mapping[str, Any]]) -> RunFigures:
         stopped_reason=whole["stopped_reason"],
         backlog_rows=whole.get("backlog_rows"),
         paused_seconds=whole.get("paused_seconds", 0.0),
+        batch_rows=whole.get("batch_rows", 0),
+        deleted_rows_per_second=whole.get("deleted_rows_per_second", 0.0),
     )
 
 

@@ -77,6 +77,7 @@ def run_windows_in_process(
     *,
     limit_rows: int | None,
     log_level: str,
+    ignore_hours: bool = False,
 ) -> bool:
     """One Dagster run over a contiguous range of windows, the first to the last; True when it succeeded.
 
@@ -87,7 +88,7 @@ def run_windows_in_process(
         asset_selection=[asset_key(settings)],
         tags=run_tags(settings)
         | {_RANGE_START: windows[0].key, _RANGE_END: windows[-1].key, PROCESS_TAG: _this_process(), **_NOT_RETRIED},
-        run_config=_run_config(settings, limit_rows, log_level),
+        run_config=_run_config(settings, limit_rows, log_level, ignore_hours=ignore_hours),
         raise_on_error=False,
     )
     if not result.success and _was_interrupted(result):
@@ -181,9 +182,12 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     return reason is not None and reason.value == "UNEXPECTED_TERMINATION"
 
 
-def _run_config(settings: TableSettings, limit_rows: int | None, log_level: str) -> dict[str, object]:
+def _run_config(
+    settings: TableSettings, limit_rows: int | None, log_level: str, *, ignore_hours: bool
+) -> dict[str, object]:
+    plan = {"limit_rows": limit_rows, "ignore_hours": ignore_hours}
     return {
-        "ops": {asset_name(settings): {"ops": {"plan": {"config": {"limit_rows": limit_rows}}}}},
+        "ops": {asset_name(settings): {"ops": {"plan": {"config": plan}}}},
     } | _console(log_level)
 
 

@@ -29,7 +29,7 @@ from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.upload import upload_batches
 from archiver_pipeline.engine.verify import verify_batches
 from archiver_pipeline.errors import ArchiverError, LockHeldError
-from archiver_pipeline.orchestration.history import archived_rows_of, table_history
+from archiver_pipeline.orchestration.history import archived_rows_of, last_pace, table_history
 from archiver_pipeline.orchestration.metadata import (
     BACKLOG_COUNTED_ROWS,
     archive_checks,
@@ -51,9 +51,13 @@ _LOCK_WAIT_SECONDS = 60
 
 
 class PlanConfig(dg.Config):
-    """`limit_rows`: take no more than this many rows, rounded up to whole batches; unset takes all."""
+    """`limit_rows`: take no more than this many rows, rounded up to whole batches; unset takes all.
+
+    `ignore_hours`: begin batches outside of the table's allowed_hours as well; the audit trail is told.
+    """
 
     limit_rows: int | None = None
+    ignore_hours: bool = False
 
 
 class StepOps:
@@ -69,10 +73,17 @@ class StepOps:
 
         def plan(context: dg.AssetExecutionContext, config: PlanConfig) -> Plan:
             session = _session(context, settings)
+            if settings.adaptive_batch_size:
+                session.known_pace = last_pace(context.instance, settings)
             with engine_errors(context, session):
-                plan = plan_archive(session, run_windows(context, settings), limit_rows=config.limit_rows)
+                plan = plan_archive(
+                    session,
+                    run_windows(context, settings),
+                    limit_rows=config.limit_rows,
+                    ignore_hours=config.ignore_hours,
+                )
             context.log.info(f"{len(plan.batches)} batches, {plan.eligible_rows} eligible rows, cutoff {plan.cutoff}")
-            for warning in (*plan.shape.warnings, *plan.warnings):
+            for warning in filter(None, (plan.stopped, *plan.shape.warnings, *plan.warnings)):
                 context.log.warning(warning)
             return plan
 

@@ -173,11 +173,12 @@ def _look(
         raise dg.Failure(f"could not look for due rows: {database.id}: {error}") from error
     for name, problem in look.problems:
         log.error("%s: %s", name, problem)
-    if look.looked_at < len(idle.tables):
-        log.warning("time for %s of %s tables; the others are next", look.looked_at, len(idle.tables))
+    open_tables = len(idle.tables) - len(look.closed)
+    if look.looked_at < open_tables:
+        log.warning("time for %s of %s tables; the others are next", look.looked_at, open_tables)
     if look.problems:
         tell_of_look(alerts, instance, database.id, look.problems, log=log)
-    elif look.looked_at == len(idle.tables):
+    elif look.looked_at == open_tables:
         tell_of_whole_look(alerts, instance, database.id, log=log)
     if look.problems and not look.windows:
         raise dg.Failure("could not look for due rows: " + _told(look.problems))
@@ -216,7 +217,9 @@ def _told(problems: Sequence[tuple[str, ArchiverError]]) -> str:
 
 def _nothing_due(database: DatabaseSettings, idle: _Idle, look: DueLook) -> str:
     minutes = _PAUSE_AFTER_FAILURE.seconds // 60
+    closed = f" {len(look.closed)} are outside their allowed_hours;" if look.closed else ""
     return (
         f"asked {look.looked_at} of {len(database.tables)} tables of {database.id}: nothing is older than retention;"
-        f" a run of {idle.under_way} is under way, that of {idle.failed_lately} failed less than {minutes} minutes ago"
+        f"{closed} a run of {idle.under_way} is under way,"
+        f" that of {idle.failed_lately} failed less than {minutes} minutes ago"
     )

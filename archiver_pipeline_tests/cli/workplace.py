@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,12 @@ def open_workplace(folder: Path, database: Database, bucket: Bucket, workshop: W
     yield workplace
     workplace.close()
     workplace.require_no_secret_anywhere()
+
+
+def not_now() -> str:
+    """Allowed hours that are half a day away."""
+    hour = (datetime.now(UTC) + timedelta(hours=12)).hour
+    return f"{hour:02}:00-{hour + 1:02}:00"
 
 
 def archiver_script() -> str:

@@ -27,6 +27,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Settings of every table": m.InheritedSettings,
     "`throttle`": m.Throttle,
     "`allowed_hours`": m.AllowedHours,
+    "`adaptive_batch_size`": m.AdaptiveBatchSize,
     "`defaults` only": m.Defaults,
     "`databases[]`": m.Database,
     "`databases[].read_replica`": m.Replica,

@@ -110,6 +110,7 @@ def test_the_built_in_defaults(load):
         "fail_on_schema_drift": False,
         "throttle": None,
         "allowed_hours": None,
+        "adaptive_batch_size": None,
         "critical": False,
         "classification": None,
         "legal_hold": False,
@@ -145,11 +146,13 @@ LEVELS = {
     "statement_timeout_seconds": (1, 0, 3),
     "fail_on_schema_drift": ("true", "false", "true"),
     "throttle": ("{query_ms: 1.0}", "{query_ms: 2.0}", "{query_ms: 3.0}"),
+    "adaptive_batch_size": ("{min_rows: 1}", "{min_rows: 2}", "{min_rows: 3}"),
     "allowed_hours": ("01:00-02:00", "22:00-03:00", "03:00-24:00"),
 }
 # How the sections among them are written.
 AS_WRITTEN = {
     "throttle": lambda throttle: f"{{query_ms: {throttle.limits[0][1]}}}",
+    "adaptive_batch_size": lambda bounds: f"{{min_rows: {bounds.min_rows}}}",
     "allowed_hours": lambda hours: str(hours).removesuffix(" UTC"),
 }
 

@@ -10,6 +10,7 @@ from archiver_pipeline.orchestration.build import build_definitions
 from archiver_pipeline.orchestration.names import asset_key
 from archiver_pipeline.orchestration.sensors import due_sensor, nightly_schedule, run_tags
 from archiver_pipeline.sandbox.processes import free_port
+from archiver_pipeline_tests.cli.workplace import not_now
 from archiver_pipeline_tests.orchestration.running import due_keys, materialize
 from archiver_pipeline_tests.plugins.archiving import create_audit_table
 
@@ -48,6 +49,22 @@ def test_nothing_due_says_that_the_tables_were_asked(workplace, instance, face):
     requests, reason = tick(workplace, instance, face)
     assert requests == []
     assert "asked 1 of 1 tables of appdb: nothing is older than retention" in reason
+
+
+@both_faces
+def test_a_table_outside_its_hours_is_left_alone(workplace, instance, face):
+    create_audit_table(workplace.database, "others")
+    workplace.add_table("others")
+    workplace.tables[0]["allowed_hours"] = not_now()
+    workplace.write()
+    requests, _ = tick(workplace, instance, face)
+    assert {request.tags["archiver/table"] for request in requests} == {"public.others"}
+    workplace.tables[1]["allowed_hours"] = not_now()
+    workplace.write()
+    requests, reason = tick(workplace, instance, face)
+    assert requests == []
+    assert "asked 0 of 2 tables of appdb" in reason
+    assert "2 are outside their allowed_hours" in reason
 
 
 @pytest.mark.parametrize(
