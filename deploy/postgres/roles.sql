@@ -48,6 +48,7 @@ SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 1700
     GRANT MAINTAIN ON :"schema".:"table" TO archiver_archive;
 \endif
 -- `archiver status` sees who of this very role holds a lock; to be told of others: GRANT pg_read_all_stats TO archiver_archive.
+-- Where `throttle` looks at standbys or at others' transactions: GRANT pg_monitor TO archiver_archive.
 
 -- archiver_restore: `archiver restore`. INSERT brings rows back, SELECT compares them with what is there; UPDATE is for the
 -- conflict strategies overwrite and upsert: leave it out where only skip and fail are used. No DELETE. TEMPORARY: rows land in
