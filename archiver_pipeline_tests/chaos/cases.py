@@ -30,6 +30,7 @@ DATABASE_FAULTS = (
     Fault.terminate,
     Fault.stop_server,
     Fault.half,
+    Fault.drip,
 )
 STORE_FAULTS = (*DATABASE_FAULTS, Fault.busy, Fault.broken)
 _PAIRS = (*(("database", fault) for fault in DATABASE_FAULTS), *(("store", fault) for fault in STORE_FAULTS))

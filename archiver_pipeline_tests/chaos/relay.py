@@ -15,6 +15,8 @@ from enum import StrEnum
 
 _BLOCK_BYTES = 1 << 16
 _ANSWER_SECONDS = 0.3
+_DROPS = 30
+_DROP_SECONDS = 0.05
 _RESET = struct.pack("ii", 1, 0)
 _METHODS = (b"GET ", b"PUT ", b"POST ", b"HEAD ", b"DELETE ")
 
@@ -33,6 +35,7 @@ class Fault(StrEnum):
     busy = "503 SlowDown"
     broken = "500 InternalError"
     half = "half of the bytes, then cut"
+    drip = "bytes come in drops"
 
 
 KILLS = frozenset({Fault.kill_before, Fault.kill_after, Fault.kill_late})
@@ -170,6 +173,9 @@ class Relay:
         if fault is Fault.cut_all:
             self.cut_all()
             return False
+        if fault is Fault.drip:
+            _drip(passing, target)
+            return True
         if fault in (Fault.terminate, Fault.stop_server):
             target.sendall(passing)
             return True
@@ -196,6 +202,14 @@ def _answer(client: socket.socket, fault: Fault) -> None:
     head = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
     with suppress(OSError):
         client.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
+
+
+def _drip(passing: bytes, target: socket.socket) -> None:
+    """A drop at a time, the whole in about a second and a half, however many bytes."""
+    size = max(len(passing) // _DROPS, 1)
+    for start in range(0, len(passing), size):
+        target.sendall(passing[start : start + size])
+        time.sleep(_DROP_SECONDS)
 
 
 def _reset(*sockets: socket.socket) -> None:

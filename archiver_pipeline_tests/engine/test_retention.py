@@ -48,6 +48,32 @@ def test_the_boundary_of_the_last_whole_day(archiving, times, type_name):
     assert left_ids(archiving) == [3, 4, 5]
 
 
+@pytest.mark.parametrize("zone", ["America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "America/Nuuk"])
+def test_a_time_without_zone_is_utc_wherever_the_server_is(archiving, times, zone):
+    """Every quarter of an hour around both changes of the clock, where an hour is missing or comes twice, and around
+    the day that Apia never had; and the boundary, which is no local midnight."""
+    archiving.database.execute(f"ALTER DATABASE \"{archiving.database.name}\" SET timezone = '{zone}'")
+    edge = f"date_trunc('day', now() - interval '{RETENTION_DAYS} days')"
+    ledger = times("timestamp", f"{edge} - interval '1 microsecond'", edge)
+    ledger.execute(
+        "INSERT INTO public.times (created_at)"
+        " SELECT generate_series(day - interval '1 day', day + interval '1 day', '15 min')"
+        " FROM unnest('{2011-12-30, 2026-03-08, 2026-03-28, 2026-04-05, 2025-10-05, 2025-11-02}'::timestamp[]) AS day"
+    )
+    archiving.archive(table="times", window="month", batch_size=500)
+    archiving.archive(table="times", batch_size=500)
+    ledger.account_all_archived()
+    assert left_ids(archiving) == [2]
+
+
+@pytest.mark.parametrize("rows", [[], ["NULL"] * 3], ids=["no rows", "no times"])
+def test_a_table_without_anything_old(archiving, times, rows):
+    ledger = times("timestamptz", *rows)
+    assert archiving.archive(table="times").rows == 0
+    ledger.account()
+    assert archiving.bucket.archive_keys() == []
+
+
 @pytest.mark.parametrize("type_name", ["timestamptz", "timestamp"])
 def test_a_window_the_cutoff_lies_in_gives_only_its_old_part(archiving, times, type_name):
     """Were such a window ever asked for, the cutoff itself, in SQL, keeps its young rows."""
@@ -96,10 +122,11 @@ def test_the_first_window_is_open_to_the_past(archiving, times, type_name, data_
         "'infinity'",
         "'9999-12-31'",
         "NULL",
+        "'294276-12-31'",
     )
     archiving.archive(table="times", format=data_format)
     ledger.account_all_archived()
-    assert left_ids(archiving) == [7, 8, 9]
+    assert left_ids(archiving) == [7, 8, 9, 10]
 
 
 @pytest.mark.parametrize("window", ["hour", "day", "week", "month"])
