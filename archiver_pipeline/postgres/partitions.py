@@ -24,6 +24,8 @@ from archiver_pipeline.postgres.eligible import ALIAS, held_condition, leaf_refe
 
 DROP_WAITS_SECONDS = (0.2, 0.5, 1.0, 2.0)
 """Pauses between the tries to lock the parent. Each try waits no longer than `lock_timeout`: nobody queues for long."""
+LEAF_LOCK_WAIT_MS = 2_000
+"""Longer than deadlock_timeout, after which an autovacuum that is in the way is cancelled by the server."""
 CHECK_SECONDS = 300
 """The longest a leaf is locked against writers while its rows are looked at."""
 _RANGE = re.compile(r"FOR VALUES FROM \((?P<lower>.+)\) TO \((?P<upper>.+)\)")
@@ -118,7 +120,7 @@ class PartitionSession(DeleteSession):
             self._require_lock(guard.lock)
             for some in versions:
                 self._load_versions(some)
-            self._keep_still(leaf)
+            self._keep_still(leaf, guard)
             last_row_time = self._require_exactly(leaf, rows)
             self._require_unchanged_columns()
             self._require_past_retention(replace(guard, last_row_time=last_row_time))
@@ -137,13 +139,16 @@ class PartitionSession(DeleteSession):
         (rows,) = fetch_one(self._connection, self._matching_keys(sql.Identifier(row[0], row[1])))
         return int(rows)
 
-    def _keep_still(self, leaf: Leaf) -> None:
-        """Until the transaction ends nobody writes to the leaf, and it stays where it is. Readers go on."""
+    def _keep_still(self, leaf: Leaf, guard: DeleteGuard) -> None:
+        """Until the transaction ends nobody writes to the leaf, and it stays where it is. Readers go on, also while
+        this waits, so it may wait longer than for a lock that stops them."""
         for schema, table in leaf.path:
             self._connection.execute(
                 sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(sql.Identifier(schema, table))
             )
+        self._set_lock_timeout(max(guard.lock_timeout_ms, LEAF_LOCK_WAIT_MS))
         self._connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(leaf_reference(leaf)))
+        self._set_lock_timeout(guard.lock_timeout_ms)
         if not self._is_leaf(leaf):
             raise LeafKeptError(f"{leaf} is no partition of this table any more")
         found = find_leaves(self._connection, self._shape)

@@ -17,7 +17,7 @@ from archiver_pipeline.sandbox.s3_server import S3Server
 from archiver_pipeline_tests.chaos.relay import KILLS, Fault, Plan, Relay, relay_to
 from archiver_pipeline_tests.cli.workplace import Workplace, Workshop, open_workplace
 from archiver_pipeline_tests.ledger import Ledger
-from archiver_pipeline_tests.plugins.archiving import FILL_AUDIT_TABLE, OLD_ROWS, YOUNG_ROWS
+from archiver_pipeline_tests.plugins.archiving import CREATE_AUDIT_TABLE, FILL_AUDIT_TABLE, OLD_ROWS, YOUNG_ROWS
 from archiver_pipeline_tests.plugins.servers import Bucket, Database
 
 DATABASE_FAULTS = (
@@ -38,6 +38,21 @@ CASES = len(_PAIRS)
 """So many seeds in a row play every fault at every server once."""
 SETTLE_SECONDS = 60
 LATE_SECONDS = 5
+_PARTITIONED_SHARE = 0.4
+_CREATE_PARTITIONED = """
+CREATE TABLE {table} (id bigint, created_at timestamptz NOT NULL, actor text NOT NULL, changes jsonb,
+    tags text[] NOT NULL DEFAULT '{{}}', amount numeric, PRIMARY KEY (id, created_at)) PARTITION BY RANGE (created_at);
+CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT;
+DO $$
+DECLARE day timestamptz := date_trunc('day', now()) - interval '43 days';
+BEGIN
+    FOR n IN 0..3 LOOP
+        EXECUTE format('CREATE TABLE {table}_%s PARTITION OF {table} FOR VALUES FROM (%L) TO (%L)',
+            n, day + n * interval '1 day', day + (n + 1) * interval '1 day');
+    END LOOP;
+END $$;
+"""
+"""The partitions of each day with old rows, and one that takes what comes late for those that are gone."""
 _APPLICATION_PATIENCE_MS = 3_000
 _APPLICATION = (
     "UPDATE public.audit_logs SET actor = 'changed'"
@@ -58,9 +73,12 @@ class Case:
     fault: Fault
     share: float
     with_application: bool
+    with_partitions: bool
+    """Whether the table is partitioned, and partitions that are wholly old are dropped."""
 
     def __str__(self) -> str:
         beside = ", with an application" if self.with_application else ""
+        beside += ", with partitions" if self.with_partitions else ""
         return f"seed {self.seed}: {self.server}, {self.fault}, at {self.share:.0%} of the run{beside}"
 
 
@@ -78,7 +96,7 @@ def case_of(seed: int) -> Case:
     """The case of a seed: all pairs of server and fault in turn, everything else at random."""
     server, fault = _PAIRS[seed % CASES]
     chance = random.Random(seed)
-    return Case(seed, server, fault, chance.random(), chance.random() < 0.5)
+    return Case(seed, server, fault, chance.random(), chance.random() < 0.5, chance.random() < _PARTITIONED_SHARE)
 
 
 @contextmanager
@@ -103,7 +121,7 @@ def open_scene(
 def play(scene: Scene, case: Case) -> bool:
     """Play a case; whether its fault happened. Raises AssertionError when a row is lost or doubled, when a run shows a
     traceback, or when what the fault left is not settled in time."""
-    _prepare(scene, f"case-{case.seed}")
+    _prepare(scene, f"case-{case.seed}", with_partitions=case.with_partitions)
     ledger = scene.workplace.ledger()
     relay = scene.relays[case.server]
     plan = Plan(case.fault, 1 + int(case.share * scene.moments[case.server]), lambda fault: _act(scene, case, fault))
@@ -133,12 +151,15 @@ def _change(ledger: Ledger, changes: Sequence[str]) -> Sequence[str]:
     return ()
 
 
-def _prepare(scene: Scene, prefix: str) -> None:
+def _prepare(scene: Scene, prefix: str, *, with_partitions: bool = False) -> None:
     """The table as it was at first, and a place in the bucket of its own."""
+    create = (_CREATE_PARTITIONED if with_partitions else CREATE_AUDIT_TABLE).format(table="audit_logs")
     fill = FILL_AUDIT_TABLE.format(table="audit_logs", old=OLD_ROWS, young=YOUNG_ROWS)
     with scene.workplace.database.connect() as connection:
-        connection.execute(b"TRUNCATE audit_logs")
-        connection.execute(fill.encode())
+        for statement in ("DROP TABLE audit_logs", create, fill):
+            connection.execute(statement.encode())
+    table = scene.workplace.document["databases"][0]["tables"][0]
+    table["partitions"] = "drop" if with_partitions else "rows"
     shutil.rmtree(scene.workplace.folder / "staging", ignore_errors=True)
     scene.workplace.document["s3"]["prefix"] = prefix
     scene.workplace.bucket = replace(scene.workplace.bucket, prefix=prefix)
