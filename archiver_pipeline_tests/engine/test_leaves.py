@@ -18,6 +18,7 @@ from archiver_pipeline_tests.engine.faults import POINTS, InterruptedRunError, P
 from archiver_pipeline_tests.engine.running import archive_when_free, killed, planned, run_plan, verified
 
 DROP = PartitionStrategy.DROP
+_SESSION = "archiver_pipeline.postgres.partitions:PartitionSession"
 _DAY = "date_trunc('day', now())"
 OLD_LEAVES = ("events_old", "events_split_eu", "events_split_us")
 EVENTS = f"""
@@ -137,6 +138,19 @@ def test_a_change_after_the_first_look_is_seen_under_the_lock(archiving, events,
     assert "rows" in kept_reasons(report)["events_old"]
     events.account()
     archive(archiving)
+    events.account_all_archived()
+
+
+def test_nobody_writes_to_a_leaf_once_it_is_counted(archiving, events, monkeypatch):
+    """Else a row that commits between the look and the drop would go with the leaf."""
+
+    def write_late():
+        refused = pytest.raises(psycopg.errors.LockNotAvailable)
+        with archiving.database.connect(options="-c lock_timeout=50ms") as writer, refused:
+            writer.execute(LATE)
+
+    place(Point(_SESSION, "_require_exactly"), write_late, monkeypatch.setattr)
+    assert dropped(archive(archiving)) == set(OLD_LEAVES)
     events.account_all_archived()
 
 
@@ -296,7 +310,6 @@ def test_a_table_without_partitions_says_so(archiving, audit):
     audit.account_all_archived()
 
 
-_SESSION = "archiver_pipeline.postgres.partitions:PartitionSession"
 LEAF_POINTS = {
     "before the first manifest of a leaf": Point("archiver_pipeline.engine.intent", "write_manifest", before=True),
     "amid the manifests of a leaf": Point("archiver_pipeline.engine.intent", "write_manifest", nth=2),
@@ -389,7 +402,7 @@ def test_a_leaf_that_somebody_detached_while_its_batches_were_open(archiving, ev
     events.account_all_archived()
 
 
-def test_a_leaf_whose_detach_was_interrupted_is_not_taken_for_gone(archiving, events, monkeypatch, postgres_major):
+def test_a_leaf_whose_detach_was_interrupted_is_not_taken_for_gone(archiving, events, monkeypatch):
     """DETACH CONCURRENTLY has two transactions; after the first, queries of the table see the partition no more."""
     with monkeypatch.context() as patch, pytest.raises(InterruptedRunError):
         place(LEAF_POINTS["before the leaf is locked"], interrupt, patch.setattr)
