@@ -53,6 +53,7 @@ class Run:
     rows_per_second: float
     cpu_seconds: float
     paused_seconds: float
+    step_p99_ms: dict[str, float]
 
 
 def _as_shipped(document: Document) -> None:
@@ -87,7 +88,7 @@ WAYS = {"defaults": _as_shipped, "sleep 0": _no_sleep, "workers 1": _one_worker,
 def benchmark(options: argparse.Namespace) -> None:
     """Start the servers, measure the capacity, then every way in turn under a part of it."""
     facts = machine()
-    with running_bed(durable=True) as bed:
+    with running_bed(durable=options.durable) as bed:
         facts["postgresql"] = bed.postgres_version()
         print_machine(facts)
         setup = Setup(10_000, WindowUnit.week)
@@ -103,6 +104,7 @@ def benchmark(options: argparse.Namespace) -> None:
         )
         runs = list(_rounds(bed, options, script, rate, min(options.limit, work.eligible_rows)))
     output.print(_table(runs))
+    output.print(_steps_table(runs))
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": facts, "runs": [asdict(run) for run in runs]}, indent=2))
 
@@ -187,6 +189,7 @@ def _run(bed: Bed, way: str, number: int, script: Path, rate: float | None, limi
         rows / figures["wall_seconds"],
         figures["cpu_seconds"],
         sum(report["pauses"]["seconds"] for report in reports),
+        _by_step(times, latencies, reports, busy_to),
     )
 
 
@@ -211,6 +214,32 @@ def _slice(times: Any, latencies: Any, start: float, end: float) -> Slice:
         raise BenchmarkError("pgbench logged nothing")
     p50, p99 = np.percentile(own, [50, 99])
     return Slice(end - start, len(own) / (end - start), float(p50), float(p99))
+
+
+def _by_step(times: Any, latencies: Any, reports: Sequence[Document], ended: float) -> dict[str, float]:
+    """The p99 while each step ran, and before the first one. Steps follow each other, so their seconds are counted back
+    from the end of the process, which comes a moment later."""
+    told: dict[str, Any] = {}
+    for report in reversed(reports):
+        for step, seconds in reversed(report["seconds"].items()):
+            own = latencies[(times >= ended - seconds) & (times < ended)]
+            told.setdefault(step, []).append(own)
+            ended -= seconds
+    told["start"] = [latencies[(times >= ended - 1) & (times < ended)]]
+    whole = {step: np.concatenate(parts) for step, parts in reversed(told.items())}
+    return {step: float(np.percentile(own, 99)) for step, own in whole.items() if len(own)}
+
+
+def _steps_table(runs: Sequence[Run]) -> Any:
+    """Where an archive is felt: p99 in milliseconds while each step ran."""
+    steps = list(dict.fromkeys(step for run in runs for step in run.step_p99_ms))
+    table = table_of("p99 ms while a step ran", "settings", "quiet", *steps)
+    for way in dict.fromkeys(run.way for run in runs):
+        own = [run for run in runs if run.way == way]
+        felt = [[run.step_p99_ms[step] for run in own if step in run.step_p99_ms] for step in steps]
+        quiet = median(run.quiet.p99_ms for run in own)
+        table.add_row(way, f"{quiet:.1f}", *(f"{median(values):.1f}" if values else "" for values in felt))
+    return table
 
 
 def _table(runs: Sequence[Run]) -> Any:
@@ -242,6 +271,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit", type=count, default=200_000, help="rows that each archive takes at most")
     parser.add_argument("--runs", type=count, default=2, help="rounds; every way runs once in each")
     parser.add_argument("--load", type=count, default=40, help="percent of the capacity that is offered; 100: no limit")
+    parser.add_argument(
+        "--durable", action="store_true", help="PostgreSQL with fsync, on the disk that store and staging write to"
+    )
     parser.add_argument("--seconds", type=count, default=15, help="quiet seconds before each archive")
     parser.add_argument("--only", choices=list(WAYS), nargs="+", help="only these settings")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures there as well")

@@ -208,7 +208,9 @@ class InheritedSettings(Section):
         None, description="Start of the first partition, which is open to the past. Default 2020-01-01."
     )
     workers: Annotated[Int, Field(ge=1, le=256)] | None = Field(
-        None, description="Batches in parallel within one run. Default: twice the number of CPUs, at most 4."
+        None,
+        description="Batches in parallel within one run. Default: twice the number of CPUs, at most 4; of a run that"
+        " rests between batches, only deletes.",
     )
     max_staged_bytes: Annotated[ByteSize, Field(ge=1024**2)] | None = Field(
         None, description="Most bytes one run keeps on local disk, like 512MB or 2GiB. Default 2GiB."

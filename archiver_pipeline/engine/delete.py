@@ -47,6 +47,7 @@ def delete_batches(session: ArchiveSession, verification: Verification) -> Delet
         batch = item.batch if isinstance(item, Intent) else item
         before = stored.get(stem_of(batch.encoded.key))
         settled: tuple[SettledBatch, ...]
+        session.await_turn()
         with session.throttle.batch(plan, "delete") as refusal:
             if refusal:
                 refusals.add(refusal)

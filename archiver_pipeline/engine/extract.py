@@ -5,6 +5,7 @@ import threading
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 
 import pyarrow.ipc  # noqa: F401 - writers of row versions need the submodule loaded
 
@@ -46,7 +47,10 @@ def extract_batches(session: ArchiveSession, plan: Plan) -> Extraction:
             if refusal:
                 refusals.add(refusal)
                 return None
-            return stage(batch)
+            began = monotonic()
+            extracted = stage(batch)
+            session.rest_as_long_as(monotonic() - began)
+            return extracted
 
     def stage(batch: PlannedBatch) -> ExtractedBatch:
         # Compress removes staged rows: a batch that got further goes on with what it has, and one that did not is
@@ -65,7 +69,7 @@ def extract_batches(session: ArchiveSession, plan: Plan) -> Extraction:
         return extracted
 
     with timed_step(session, "extract", len(plan.batches), plan.eligible_rows) as watch:
-        found = session.for_each(plan.batches, work)
+        found = session.for_each(plan.batches, work, quietly=True)
     batches = tuple(batch for batch in found if batch is not None and batch.rows)
     return Extraction(
         plan,

@@ -250,7 +250,7 @@ def _vacuum(session: ArchiveSession, deletion: Deletion) -> str:
     if session.throttle.closed(plan.shape, ignore_hours=plan.ignores_hours):
         return f"{strategy.value}: skipped, outside allowed_hours"
     try:
-        vacuum_table(session.primary, session.name, strategy)
+        vacuum_table(session.primary, session.name, strategy, gently=session.is_unhurried)
     except RowsLockedError:
         return f"{strategy.value}: skipped, the table was locked"
     except PermissionDeniedError as error:

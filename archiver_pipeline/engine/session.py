@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar
 
 from archiver_pipeline.config.effective import DatabaseSettings, SourceSettings, StoreSettings, TableSettings
@@ -88,6 +89,8 @@ class ArchiveSession:
         self._opening = threading.Lock()
         self.telling_time = threading.Lock()
         self.delete_watch = DeleteWatch()
+        self._turns = threading.Lock()
+        self._next_turn_at = 0.0
         self.store_encrypts = False
         """Whether the store was seen to encrypt as the table demands."""
         self._connection: Connection | None = None
@@ -153,12 +156,35 @@ class ArchiveSession:
         """Wait `sleep_between_batches`, or less when the run is being stopped."""
         self.stopping.wait(self.settings.sleep_between_batches_seconds)
 
-    def for_each(self, items: tuple[Source, ...], work: Callable[[Source], Result]) -> tuple[Result, ...]:
-        """Do `work` on every item with the run's worker threads; results come in the items' order.
+    @property
+    def is_unhurried(self) -> bool:
+        """Whether the run rests between batches: then nothing else of it needs to be at full speed."""
+        return self.settings.sleep_between_batches_seconds > 0
+
+    def await_turn(self) -> None:
+        """Spread the batches that several workers begin evenly over `sleep_between_batches`: at once they would be
+        felt, however short each is."""
+        spacing = self.settings.sleep_between_batches_seconds / self.workers
+        with self._turns:
+            now = monotonic()
+            turn_at = max(now, self._next_turn_at)
+            self._next_turn_at = turn_at + spacing
+        self.stopping.wait(turn_at - now)
+
+    def rest_as_long_as(self, worked_seconds: float) -> None:
+        """Give the source at least as much time without work, up to `sleep_between_batches`."""
+        self.stopping.wait(min(worked_seconds, self.settings.sleep_between_batches_seconds))
+
+    def for_each(
+        self, items: tuple[Source, ...], work: Callable[[Source], Result], *, quietly: bool = False
+    ) -> tuple[Result, ...]:
+        """Do `work` on every item with the run's worker threads; results come in the items' order. `quietly` does one
+        at a time in a run that rests between batches, unless `workers` is configured.
 
         The first error stops the rest: queued items are not begun, running statements are cancelled.
         """
-        return run_all(items, work, self.workers, self.stopping, self._cancel_all)
+        workers = 1 if quietly and self.is_unhurried and self.settings.workers is None else self.workers
+        return run_all(items, work, workers, self.stopping, self._cancel_all)
 
     def close_workers(self) -> None:
         """Give back the connections of the worker threads: each step has a kind of its own, and those of the last one

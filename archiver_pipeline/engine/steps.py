@@ -89,7 +89,7 @@ def step_over_batches(
 
     rows = sum(batch.extracted.rows for batch in batches)
     with timed_step(session, step, len(batches), rows) as watch:
-        done = session.for_each(batches, once)
+        done = session.for_each(batches, once, quietly=True)
     return tuple(after for after in done if after is not None), watch.seconds
 
 

@@ -16,6 +16,7 @@ _COMMANDS = {
     VacuumStrategy.FULL: "VACUUM (FULL, ANALYZE) {}",
 }
 _LOCK_TIMEOUT_MS = 5_000
+_GENTLE_PACE = {"vacuum_cost_delay": "2ms", "vacuum_cost_limit": "1000"}
 
 
 def table_bytes(connection: Connection, name: TableName) -> int:
@@ -31,8 +32,9 @@ def table_bytes(connection: Connection, name: TableName) -> int:
     return int(size)
 
 
-def vacuum_table(source: SourceSettings, name: TableName, strategy: VacuumStrategy) -> None:
-    """Run the strategy's VACUUM, giving up rather than waiting behind an application's lock.
+def vacuum_table(source: SourceSettings, name: TableName, strategy: VacuumStrategy, *, gently: bool) -> None:
+    """Run the strategy's VACUUM, giving up rather than waiting behind an application's lock; `gently` with pauses, as
+    autovacuum does, only shorter ones.
 
     Raises RowsLockedError when the table is locked, PermissionDeniedError when PostgreSQL skipped it because the user
     does not own it. Safe to repeat.
@@ -40,7 +42,8 @@ def vacuum_table(source: SourceSettings, name: TableName, strategy: VacuumStrate
     if strategy is VacuumStrategy.NONE:
         return
     warnings: list[str] = []
-    with source_errors(source), connect(source, lock_timeout=f"{_LOCK_TIMEOUT_MS}ms") as connection:
+    pace = _GENTLE_PACE if gently else {}
+    with source_errors(source), connect(source, lock_timeout=f"{_LOCK_TIMEOUT_MS}ms", **pace) as connection:
         connection.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
         connection.execute(sql.SQL(_COMMANDS[strategy]).format(table_reference(name)))
     if any(("only " in warning and "vacuum" in warning) or "permission denied" in warning for warning in warnings):

@@ -1,5 +1,6 @@
 """A run that waits for the database, ends early when that takes too long, and never loses or doubles a row by it."""
 
+import itertools
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ import pytest
 from archiver_pipeline.domain.audit import AuditKind
 from archiver_pipeline.domain.hours import AllowedHours
 from archiver_pipeline.domain.throttle import Signal, ThrottleSettings
-from archiver_pipeline.engine import extract
+from archiver_pipeline.engine import delete, extract
 from archiver_pipeline.engine.archive import archive_windows
 from archiver_pipeline.engine.progress import SilentProgress
 from archiver_pipeline.engine.throttle import Throttle
@@ -157,23 +158,10 @@ def test_it_can_be_stopped_while_it_waits(archiving, audit, load):
 
 @pytest.mark.parametrize(("busy", "most"), [(80, 1), (10, 3)])
 def test_near_a_limit_one_batch_at_a_time(archiving, audit, load, run, monkeypatch, busy, most):
-    at_once, peak, counting = 0, 0, threading.Lock()
-    original = extract.extract_batch
-
-    def counted(*arguments):
-        nonlocal at_once, peak
-        with counting:
-            at_once += 1
-            peak = max(peak, at_once)
-        time.sleep(0.05)
-        with counting:
-            at_once -= 1
-        return original(*arguments)
-
-    monkeypatch.setattr(extract, "extract_batch", counted)
+    peak = peak_of(monkeypatch, extract, "extract_batch")
     load(busy)
     report = run(throttle=throttled(100.0), workers=3, connection_pool_size=8)
-    assert peak == most
+    assert peak() == most
     assert report.pauses.seconds == 0
     audit.account_all_archived()
 
@@ -264,3 +252,45 @@ class TestHours:
 
 def uncached(look):
     return lambda self, shape, *, ignore_hours, again=False: look(self, shape, ignore_hours=ignore_hours, again=True)
+
+
+class TestUnhurried:
+    """A run that rests between batches keeps the rest of its work small as well, unless it is told otherwise."""
+
+    @pytest.mark.parametrize(("workers", "sleep", "most"), [(None, 0.2, 1), (None, 0, 2), (3, 0.2, 2)])
+    def test_only_deletes_go_on_at_once(self, archiving, audit, run, monkeypatch, workers, sleep, most):
+        peak = peak_of(monkeypatch, extract, "extract_batch")
+        run(workers=workers, sleep_between_batches_seconds=sleep, connection_pool_size=10)
+        assert (peak() == 1) if most == 1 else (peak() >= most)
+        audit.account_all_archived()
+
+    def test_deletes_are_spread_over_the_rest(self, archiving, audit, run, monkeypatch):
+        begun = []
+        original = delete.intend_batch
+        monkeypatch.setattr(
+            delete, "intend_batch", lambda *arguments: (begun.append(time.monotonic()), original(*arguments))[1]
+        )
+        run(workers=2, sleep_between_batches_seconds=0.6)
+        between = [later - earlier for earlier, later in itertools.pairwise(begun)]
+        assert len(between) == 5
+        assert min(between) > 0.2
+        audit.account_all_archived()
+
+
+def peak_of(monkeypatch, module, name):
+    """Counts how many calls of a function are under way at once."""
+    at_once, peak, counting = 0, 0, threading.Lock()
+    original = getattr(module, name)
+
+    def counted(*arguments):
+        nonlocal at_once, peak
+        with counting:
+            at_once += 1
+            peak = max(peak, at_once)
+        time.sleep(0.05)
+        with counting:
+            at_once -= 1
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, counted)
+    return lambda: peak
