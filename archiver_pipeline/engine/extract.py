@@ -105,7 +105,9 @@ def _stage(stream: RowStream, shape: TableShape, batch: PlannedBatch, cutoff: da
         for stretch in rows_read:
             written.update(stretch.text)
             file.write(stretch.text)
-            versions.write_batch(stretch.versions)
+            # Arrow writes what is no row at all into a CSV of batches that are empty.
+            if stretch.versions.num_rows:
+                versions.write_batch(stretch.versions)
             rows += stretch.versions.num_rows
             longest = max(longest, stretch.longest_row_bytes)
     if rows != facts.rows:

@@ -9,7 +9,7 @@ from typing import IO
 
 import pyarrow as pa
 
-from archiver_pipeline.codec.hashing import Sha256Counter
+from archiver_pipeline.codec.hashing import Sha256Counter, sha256_hex
 from archiver_pipeline.codec.jsonl import decode_jsonl, whole_lines
 from archiver_pipeline.codec.parquet import verify_parquet
 from archiver_pipeline.codec.rows import lines_at
@@ -20,7 +20,7 @@ from archiver_pipeline.domain.table import TableShape
 from archiver_pipeline.engine.archived import blocks_of
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import VerificationError
-from archiver_pipeline.postgres.sample import fetch_live_rows
+from archiver_pipeline.postgres.sample import LiveRow, fetch_live_rows
 
 _HINT = "nothing was deleted; look at the store, then run again: the rows are taken anew under another key"
 
@@ -31,6 +31,8 @@ class Sample:
 
     positions: Sequence[int]
     lines: dict[int, bytes] = field(default_factory=dict)
+    long_lines: dict[int, str] = field(default_factory=dict)
+    """Of lines that are too long to be kept the SHA-256."""
 
     @classmethod
     def of(cls, rows: int, count: int) -> "Sample":
@@ -44,6 +46,24 @@ class Sample:
             return
         found = lines_at(rows, [position - first_position for position in wanted])
         self.lines.update(zip(wanted, found, strict=True))
+
+    def pick_long(self, sha256: str, position: int) -> None:
+        """Keep the hash of a long line when it is in the sample."""
+        if position in self.positions:
+            self.long_lines[position] = sha256
+
+    @property
+    def picked(self) -> list[int]:
+        """The positions that have been picked, in order."""
+        return sorted([*self.lines, *self.long_lines])
+
+    def is_same(self, position: int, live: LiveRow) -> bool:
+        """Whether a picked line is the live row: byte for byte, or by their hashes where either is long."""
+        line = self.lines.get(position)
+        if line is not None and live.text is not None:
+            return line == live.text
+        mine = self.long_lines.get(position) if line is None else sha256_hex(line)
+        return mine == (live.sha256 if live.text is None else sha256_hex(live.text))
 
     def pick_all(self, blocks: Iterable[bytes]) -> int:
         """Pick from all rows, in blocks of whole lines; returns how many rows there are."""
@@ -78,14 +98,13 @@ def compare_with_live_rows(
 
     `versions` has xmin and key of every row of the object, in its order.
     """
-    if not sample.lines:
+    positions = sample.picked
+    if not positions:
         return 0
-    positions = sorted(sample.lines)
     with session.connections.take() as connection:
         live = fetch_live_rows(connection, shape, versions.take(pa.array(positions)))
-    for position, text in zip(positions, live, strict=True):
-        same = text is None or text.encode() == sample.lines[position]
-        require(same, key, f"row {position} differs from the live row")
+    for position, row in zip(positions, live, strict=True):
+        require(row is None or sample.is_same(position, row), key, f"row {position} differs from the live row")
     return live.count(None)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 
 from archiver_pipeline.codec.hashing import Sha256Counter
-from archiver_pipeline.codec.jsonl import decode_jsonl, whole_lines
+from archiver_pipeline.codec.jsonl import decode_jsonl
+from archiver_pipeline.codec.long_lines import LongLine, lines_in_bounds
 from archiver_pipeline.codec.rows import KeyReader
 from archiver_pipeline.codec.versions import keys_of_versions, read_versions
 from archiver_pipeline.domain.batch import (
@@ -62,7 +63,7 @@ def verify_batch(session: ArchiveSession, plan: Plan, batch: UploadedBatch) -> V
     changed = compare_with_live_rows(session, plan.shape, encoded.key, versions, sample)
     session.store.move_to_class(encoded.key, encoded.object_sha256)
     require_encrypted(session, encoded.key)
-    return VerifiedBatch(encoded, len(sample.lines), changed)
+    return VerifiedBatch(encoded, len(sample.picked), changed)
 
 
 def _with_versions(session: ArchiveSession, plan: Plan, batch: UploadedBatch) -> EncodedBatch:
@@ -82,12 +83,14 @@ def _verify_jsonl(
     pieces = _counted(session.store.read_blocks(encoded.key), stored)
     reader = KeyReader(shape.key, [column.name for column in shape.columns])
     with named(encoded.key):
-        for block in whole_lines(decode_jsonl(pieces)):
-            decoded.update(block)
-            found = reader.read(block)
+        for block in lines_in_bounds(_counted(decode_jsonl(pieces), decoded), shape.key):
+            found = block.keys if isinstance(block, LongLine) else reader.read(block)
             count = found.num_rows
             require(found.equals(keys.slice(rows, count)), encoded.key, "its keys are not those that were extracted")
-            sample.pick(block, rows, count)
+            if isinstance(block, LongLine):
+                sample.pick_long(block.sha256, rows)
+            else:
+                sample.pick(block, rows, count)
             rows += count
     require(stored.hexdigest() == encoded.object_sha256, encoded.key, "its bytes are not those that were sent")
     require(

@@ -1,4 +1,8 @@
-"""Streams a batch's rows and row versions out of one snapshot, as Arrow, without a Python step per row."""
+"""Streams a batch's rows and row versions out of one snapshot, as Arrow, without a Python step per row.
+
+A row comes from the server as one message, which its driver holds as a whole. So a long row is left out of the stream
+and fetched afterwards, in the same snapshot, in slices: it is then behind the batch's other rows.
+"""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -7,11 +11,14 @@ from datetime import datetime
 from typing import Any
 
 import adbc_driver_manager
+import adbc_driver_postgresql
 import numpy as np
 import pyarrow as pa
-from adbc_driver_postgresql import dbapi
+import pyarrow.compute as pc
+from adbc_driver_manager._reader import AdbcRecordBatchReader
 from psycopg import sql
 
+from archiver_pipeline.codec.long_lines import LONG_LINE_BYTES
 from archiver_pipeline.codec.rows import key_schema
 from archiver_pipeline.codec.versions import CTID, TABLEOID, XMIN
 from archiver_pipeline.config.effective import SourceSettings
@@ -24,6 +31,7 @@ from archiver_pipeline.postgres.rendering import key_values, rendered_columns, r
 from archiver_pipeline.secret_sources.secret import with_current_secret
 
 _BATCH_HINT_BYTES = 1 << 20
+_SLICE_BYTES = 2 << 20
 _READ_ONLY_SNAPSHOT = {
     "default_transaction_isolation": "repeatable read",
     "default_transaction_read_only": "on",
@@ -32,7 +40,10 @@ _READ_ONLY_SNAPSHOT = {
 
 @dataclass(frozen=True, slots=True)
 class RowsAndVersions:
-    """A stretch of a batch: `text` is its rows as JSON lines, `versions` their row versions in the same order."""
+    """A stretch of a batch: `text` is its rows as JSON lines, `versions` their row versions in the same order.
+
+    Of a long row several stretches bring a slice each; its version comes with the last.
+    """
 
     text: memoryview
     versions: pa.RecordBatch
@@ -55,28 +66,30 @@ class RowStream:
     def __init__(self, source: SourceSettings, **settings: str) -> None:
         self._source = source
 
-        def attempt() -> dbapi.Connection:
+        def attempt() -> tuple[adbc_driver_manager.AdbcDatabase, adbc_driver_manager.AdbcConnection]:
             with adbc_errors(source):
-                return dbapi.connect(connection_string(source, **_READ_ONLY_SNAPSHOT, **settings), autocommit=False)
+                return _opened(connection_string(source, **_READ_ONLY_SNAPSHOT, **settings))
 
-        self._connection = with_current_secret(source.password, attempt)
+        self._database, self._connection = with_current_secret(source.password, attempt)
         if source.require_tls:
             self._require_tls()
 
     def close(self) -> None:
         with adbc_errors(self._source):
             self._connection.close()
+            self._database.close()
 
     def _require_tls(self) -> None:
         """By the server's word, since this driver does not tell; a Unix socket has no client address. Raises TlsError
         when the connection is in clear."""
-        with adbc_errors(self._source), self._connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT ssl OR pg_catalog.inet_client_addr() IS NULL FROM pg_catalog.pg_stat_ssl"
-                " WHERE pid = pg_catalog.pg_backend_pid()"
-            )
-            is_encrypted = cursor.fetchall() == [(True,)]
+        query = (
+            "SELECT ssl OR pg_catalog.inet_client_addr() IS NULL AS is_safe FROM pg_catalog.pg_stat_ssl"
+            " WHERE pid = pg_catalog.pg_backend_pid()"
+        )
+        with adbc_errors(self._source):
+            answer = [row for found in self._answer(query) for row in found.to_pylist()]
             self._connection.rollback()
+        is_encrypted = answer == [{"is_safe": True}]
         if not is_encrypted:
             self.close()
             raise not_in_tls(self._source)
@@ -84,7 +97,7 @@ class RowStream:
     def cancel(self) -> None:
         """Stop the running statement; safe from another thread."""
         with adbc_errors(self._source):
-            self._connection.adbc_cancel()
+            self._connection.cancel()
 
     def read_batch(
         self, shape: TableShape, batch: PlannedBatch, cutoff: datetime
@@ -95,23 +108,59 @@ class RowStream:
         return facts, self._rows(shape, batch, cutoff)
 
     def _facts(self, shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> SnapshotFacts:
-        with self._connection.cursor() as cursor:
-            cursor.execute(_facts_query(shape, batch, cutoff).as_string())
-            rows, first, last, taken_at = cursor.fetchall()[0]
-        return SnapshotFacts(int(rows), first or "", last or "", datetime.fromisoformat(taken_at))
+        [found] = [
+            row for part in self._answer(_facts_query(shape, batch, cutoff).as_string()) for row in part.to_pylist()
+        ]
+        return SnapshotFacts(
+            int(found["rows"]), found["first"] or "", found["last"] or "", datetime.fromisoformat(found["taken_at"])
+        )
 
     def _rows(self, shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> Generator[RowsAndVersions]:
         try:
-            with adbc_errors(self._source), self._connection.cursor() as cursor:
-                hint = {"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_HINT_BYTES)}
-                cursor.adbc_statement.set_options(**hint)
-                cursor.execute(_rows_query(shape, batch, cutoff).as_string())
-                for record_batch in cursor.fetch_record_batch():
+            with adbc_errors(self._source):
+                long_rows: list[pa.RecordBatch] = []
+                for record_batch in self._answer(_rows_query(shape, batch, cutoff).as_string()):
                     if record_batch.num_rows:
-                        yield _split(record_batch, shape)
+                        stretch, long_row_versions = _split(record_batch, shape)
+                        long_rows.append(long_row_versions)
+                        yield stretch
+                for version in (rows.slice(at, 1) for rows in long_rows for at in range(rows.num_rows)):
+                    yield from self._long_row(shape, batch, version)
         finally:
             with adbc_errors(self._source):
                 self._connection.rollback()
+
+    def _long_row(self, shape: TableShape, batch: PlannedBatch, version: pa.RecordBatch) -> Iterator[RowsAndVersions]:
+        """One row in slices. Raises SourceError when it does not come as a whole."""
+        sent_bytes, row_bytes = 0, None
+        for record_batch in self._answer(_slices_query(shape, batch, version).as_string()):
+            for piece, size in zip(record_batch.column(0), record_batch.column(1).to_pylist(), strict=True):
+                row_bytes = size
+                text = memoryview(piece.as_buffer())
+                sent_bytes += len(text)
+                yield RowsAndVersions(text, version if sent_bytes == size else version.slice(0, 0), sent_bytes)
+        if sent_bytes != row_bytes:
+            raise SourceError(f"{shape.name}: of a row of {row_bytes} bytes {sent_bytes} came")
+
+    def _answer(self, query: str) -> Iterator[pa.RecordBatch]:
+        with adbc_driver_manager.AdbcStatement(self._connection) as statement:
+            statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_HINT_BYTES)})
+            statement.set_sql_query(query)
+            handle, _ = statement.execute_query()
+            with AdbcRecordBatchReader._import_from_c(handle.address) as reader:
+                yield from reader
+
+
+def _opened(conninfo: str) -> tuple[adbc_driver_manager.AdbcDatabase, adbc_driver_manager.AdbcConnection]:
+    """Without the driver's DB-API layer: it brings a large part of Arrow that nothing here needs into memory."""
+    database = adbc_driver_postgresql.connect(conninfo)
+    try:
+        connection = adbc_driver_manager.AdbcConnection(database)
+    except BaseException:
+        database.close()
+        raise
+    connection.set_autocommit(False)
+    return database, connection
 
 
 def versions_schema(shape: TableShape) -> pa.Schema:
@@ -139,41 +188,76 @@ def _first_line(text: str) -> str:
 def _facts_query(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sql.Composed:
     column = order_columns(shape)[0]
     return sql.SQL(
-        "SELECT pg_catalog.count(*), pg_catalog.min({0})::pg_catalog.text, pg_catalog.max({0})::pg_catalog.text,"
-        " pg_catalog.clock_timestamp()::pg_catalog.text FROM {1} AS {2} WHERE {3}"
+        "SELECT pg_catalog.count(*) AS rows, pg_catalog.min({0})::pg_catalog.text AS first,"
+        " pg_catalog.max({0})::pg_catalog.text AS last, pg_catalog.clock_timestamp()::pg_catalog.text AS taken_at"
+        " FROM {1} AS {2} WHERE {3}"
     ).format(column, rows_reference(shape, batch.leaf), ALIAS, batch_condition(shape, batch, cutoff))
 
 
 def _rows_query(shape: TableShape, batch: PlannedBatch, cutoff: datetime) -> sql.Composed:
-    """One statement for rows and versions, so that both come from the same tuples in the same order."""
-    alias = row_alias(shape.columns)
+    """One statement for rows and versions, so that both come from the same tuples in the same order. A long row's text
+    is NULL. `OFFSET 0` keeps the server from rendering a row once for its length and once more for its text."""
     keys = key_values(shape.key, shape.columns, ALIAS)
     return sql.SQL(
-        "SELECT pg_catalog.row_to_json({alias})::pg_catalog.text || E'\\n', {table_alias}.tableoid::pg_catalog.int8,"
+        "SELECT CASE WHEN pg_catalog.octet_length(rendered.line) <= {longest} THEN rendered.line END,"
+        " {table_alias}.tableoid::pg_catalog.int8,"
         " {table_alias}.ctid::pg_catalog.text, {table_alias}.xmin::pg_catalog.text::pg_catalog.int8, {keys}"
-        " FROM {table} AS {table_alias} CROSS JOIN LATERAL (SELECT {columns}) AS {alias} WHERE {condition}"
+        " FROM {table} AS {table_alias} CROSS JOIN LATERAL ({line}) AS rendered WHERE {condition}"
     ).format(
-        alias=alias,
+        longest=sql.Literal(LONG_LINE_BYTES),
         table_alias=ALIAS,
         keys=sql.SQL(", ").join(keys),
         table=rows_reference(shape, batch.leaf),
-        columns=rendered_columns(shape.columns, ALIAS),
+        line=_line_query(shape),
         condition=batch_condition(shape, batch, cutoff),
     )
 
 
-def _split(record_batch: pa.RecordBatch, shape: TableShape) -> RowsAndVersions:
-    text, offsets = _contiguous_text(record_batch.column(0))
+def _line_query(shape: TableShape) -> sql.Composed:
+    return sql.SQL(
+        "SELECT pg_catalog.row_to_json({alias})::pg_catalog.text || E'\\n' AS line FROM (SELECT {columns}) AS {alias}"
+        " OFFSET 0"
+    ).format(alias=row_alias(shape.columns), columns=rendered_columns(shape.columns, ALIAS))
+
+
+def _slices_query(shape: TableShape, batch: PlannedBatch, version: pa.RecordBatch) -> sql.Composed:
+    """One long row's line as UTF-8, slice after slice, each with the size of the whole. The row is that very version:
+    in one snapshot its place names it."""
+    [place] = version.select([TABLEOID, CTID, XMIN]).to_pylist()
+    return sql.SQL(
+        "SELECT pg_catalog.substring(whole.bytes, slice.first, {slice_bytes}), pg_catalog.octet_length(whole.bytes)"
+        " FROM (SELECT pg_catalog.convert_to(rendered.line, 'UTF8') AS bytes FROM {table} AS {alias}"
+        " CROSS JOIN LATERAL ({line}) AS rendered WHERE {alias}.ctid = {ctid}::pg_catalog.tid"
+        " AND {alias}.tableoid = {tableoid}::pg_catalog.oid AND {alias}.xmin = {xmin}::pg_catalog.xid"
+        " OFFSET 0) AS whole CROSS JOIN LATERAL"
+        " pg_catalog.generate_series(1, pg_catalog.octet_length(whole.bytes), {slice_bytes}) AS slice(first)"
+    ).format(
+        slice_bytes=sql.Literal(_SLICE_BYTES),
+        table=rows_reference(shape, batch.leaf),
+        alias=ALIAS,
+        line=_line_query(shape),
+        ctid=sql.Literal(place[CTID]),
+        tableoid=sql.Literal(str(place[TABLEOID])),
+        xmin=sql.Literal(str(place[XMIN])),
+    )
+
+
+def _split(record_batch: pa.RecordBatch, shape: TableShape) -> tuple[RowsAndVersions, pa.RecordBatch]:
+    """The short rows with their versions, and the versions of the long ones."""
     schema = versions_schema(shape)
     columns: list[Any] = record_batch.columns[1:]
     versions = pa.RecordBatch.from_arrays(columns, names=schema.names).cast(schema)
-    return RowsAndVersions(text, versions, int(np.diff(offsets).max(initial=0)))
+    # The text of a long row is NULL and takes no bytes, so the others still stand one after the other.
+    text, offsets = _contiguous_text(record_batch.column(0))
+    is_long = record_batch.column(0).is_null()
+    return (
+        RowsAndVersions(text, versions.filter(pc.invert(is_long)), int(np.diff(offsets).max(initial=0))),
+        versions.filter(is_long),
+    )
 
 
 def _contiguous_text(column: pa.Array) -> tuple[memoryview, Any]:
     """The string column's buffer, which already is the lines one after the other, and the line offsets in it."""
-    if column.null_count:
-        raise SourceError("the server returned a row without text")
     _, offset_buffer, data = column.buffers()
     width = np.int64 if pa.types.is_large_string(column.type) else np.int32
     offsets = np.frombuffer(offset_buffer, dtype=width)[column.offset : column.offset + len(column) + 1]

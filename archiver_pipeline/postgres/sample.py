@@ -1,10 +1,12 @@
 """Fetches single rows again, rendered exactly as they were extracted."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from psycopg import sql
 
+from archiver_pipeline.codec.long_lines import LONG_LINE_BYTES
 from archiver_pipeline.codec.versions import XMIN
 from archiver_pipeline.domain.table import KeyColumn, TableShape
 from archiver_pipeline.postgres.connection import Connection
@@ -12,18 +14,31 @@ from archiver_pipeline.postgres.eligible import ALIAS, table_reference, typed_li
 from archiver_pipeline.postgres.rendering import rendered_columns, row_alias
 
 
-def fetch_live_rows(connection: Connection, shape: TableShape, versions: pa.Table) -> list[str | None]:
-    """The live JSON text of each row version, in the order given; None where that version is no longer in the table.
+@dataclass(frozen=True, slots=True)
+class LiveRow:
+    """A row as it is in the table: its JSON text, or of a long one only the SHA-256 of that, by the server."""
+
+    text: bytes | None
+    sha256: str | None
+
+
+def fetch_live_rows(connection: Connection, shape: TableShape, versions: pa.Table) -> list[LiveRow | None]:
+    """Each row version as it is live, in the order given; None where that version is no longer in the table.
 
     Meant for a small sample: one literal row per version.
     """
     alias = row_alias(shape.columns)
     query = sql.SQL(
-        "SELECT wanted.position, pg_catalog.row_to_json({alias})::pg_catalog.text"
+        "SELECT wanted.position,"
+        " CASE WHEN pg_catalog.octet_length(rendered.line) <= {longest} THEN rendered.line END,"
+        " CASE WHEN pg_catalog.octet_length(rendered.line) > {longest} THEN"
+        " pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(rendered.line, 'UTF8')), 'hex') END"
         " FROM (VALUES {values}) AS wanted({names}) JOIN {table} AS {table_alias} ON {match}"
-        " CROSS JOIN LATERAL (SELECT {columns}) AS {alias}"
+        " CROSS JOIN LATERAL (SELECT pg_catalog.row_to_json({alias})::pg_catalog.text AS line"
+        " FROM (SELECT {columns}) AS {alias} OFFSET 0) AS rendered"
     ).format(
         alias=alias,
+        longest=sql.Literal(LONG_LINE_BYTES),
         values=sql.SQL(", ").join(version_literals(shape.key, versions)),
         names=sql.SQL(", ").join(map(sql.Identifier, version_names(shape.key))),
         table=table_reference(shape.name),
@@ -31,7 +46,10 @@ def fetch_live_rows(connection: Connection, shape: TableShape, versions: pa.Tabl
         match=match_versions(shape.key),
         columns=rendered_columns(shape.columns, ALIAS),
     )
-    found: dict[int, str] = dict(connection.execute(query).fetchall())
+    found = {
+        position: LiveRow(None if text is None else text.encode(), sha256)
+        for position, text, sha256 in connection.execute(query).fetchall()
+    }
     return [found.get(position) for position in range(versions.num_rows)]
 
 
