@@ -34,6 +34,8 @@ progress = Console(stderr=True, highlight=False)
 
 def benchmark(options: argparse.Namespace) -> None:
     """Start the servers, run what was asked for, print the tables."""
+    if options.cores is not None:
+        use_cores(options.cores)
     facts = machine()
     with running_bed() as bed:
         facts["postgresql"] = bed.postgres_version()
@@ -42,14 +44,20 @@ def benchmark(options: argparse.Namespace) -> None:
             figures = _measure_memory(bed, options.memory)
         else:
             setup = Setup(options.batch_size, options.window)
-            figures = _measure_speed(bed, options.rows, options.runs, setup, options.only or list(Contender))
+            figures = _measure_speed(bed, options, setup)
     if options.json is not None:
         options.json.write_text(json.dumps({"machine": facts} | figures, indent=2, default=str))
 
 
-def _measure_speed(bed: Bed, rows: int, rounds: int, setup: Setup, contenders: list[Contender]) -> dict[str, Any]:
+def use_cores(count: int) -> None:
+    """Keep this process and all that it starts from now on, servers too, to the first so many cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def _measure_speed(bed: Bed, options: argparse.Namespace, setup: Setup) -> dict[str, Any]:
+    rows, rounds, contenders = options.rows, options.runs, options.only or list(Contender)
     with progress.status(f"filling the table with {rows:,} rows"):
-        work = bed.create_table(rows, setup.window)
+        work = bed.create_table(rows, setup.window, row_bytes=options.row_bytes)
     output.print(
         f"{work.eligible_rows:,} of {rows:,} rows to archive, {size(work.eligible_bytes)} as JSON lines;"
         f" {setup.window} windows, batches of {setup.batch_size:,}, {rounds} rounds"
@@ -98,7 +106,7 @@ def _measure_memory(bed: Bed, row_counts: list[int]) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     return {
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": psutil.virtual_memory().total,
         "python": platform.python_version(),
         "load": os.getloadavg()[0],
@@ -120,6 +128,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rows", type=count, default=550_000, help="rows of the table")
     parser.add_argument("--runs", type=count, default=3, help="rounds; every contender runs once in each")
+    parser.add_argument(
+        "--cores", type=count, help="keep the contenders and both servers to so many cores; default: all"
+    )
+    parser.add_argument(
+        "--row-bytes", type=count, help="pad rows to about this length of JSON text; default: as they are"
+    )
     parser.add_argument("--batch-size", type=count, default=10_000, help="rows per batch of the archiver")
     windows = list(WindowUnit)
     parser.add_argument("--window", type=WindowUnit, choices=windows, default="week", help="length of its partitions")

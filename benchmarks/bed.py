@@ -70,10 +70,15 @@ class Bed:
             "AWS_SECRET_ACCESS_KEY": self.s3.secret_access_key,
         }
 
-    def create_table(self, rows: int, window: WindowUnit) -> Work:
-        """A fresh pristine copy of `rows` rows, spread over DAYS days, and an empty table of its shape."""
+    def create_table(self, rows: int, window: WindowUnit, *, row_bytes: int | None = None) -> Work:
+        """A fresh pristine copy of `rows` rows, spread over DAYS days, and an empty table of its shape.
+
+        Rows shorter than `row_bytes` of JSON are padded to about that with text that compresses by half.
+        """
         self.run(f"DROP TABLE IF EXISTS {TABLE}", f"DROP TABLE IF EXISTS {_PRISTINE}")
         create_audit_table(self.dsn, rows=rows, days=DAYS, table=_PRISTINE)
+        if row_bytes is not None:
+            self._pad(row_bytes)
         self.run(f"CREATE TABLE {TABLE} (LIKE {_PRISTINE} INCLUDING ALL)")
         cutoff = end_of_eligible(window, self._row("SELECT now() AT TIME ZONE 'UTC'")[0], RETENTION_DAYS)
         measured = self._row(
@@ -82,6 +87,17 @@ class Bed:
             cutoff,
         )
         return Work(rows, cutoff, measured[0], int(measured[1]))
+
+    def _pad(self, row_bytes: int) -> None:
+        digests = "SELECT string_agg(md5(t.id::text || n), '') FROM generate_series(1, {missing} / 32) AS n"
+        missing = f"({row_bytes} - octet_length(row_to_json(t)::text))"
+        self.run(
+            f"UPDATE {_PRISTINE} AS t SET changes = changes || jsonb_build_object('pad', ({digests}))".replace(
+                "{missing}", missing
+            )
+            + f" WHERE {missing} >= 32",
+            f"VACUUM FULL {_PRISTINE}",
+        )
 
     def refill(self) -> None:
         """Bring the table back to the pristine state: rows in key order, vacuumed, analyzed, on disk."""

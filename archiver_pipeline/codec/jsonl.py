@@ -17,7 +17,7 @@ from archiver_pipeline.errors import VerificationError
 DEFAULT_LEVEL = 2
 _ISAL_LEVELS = frozenset({1, 2, 3})
 _GZIP_WINDOW_BITS = 31
-_DECODED_BLOCK_BYTES = 2 << 20
+_DECODED_BLOCK_BYTES = 1 << 20
 
 
 class _Compressor(Protocol):

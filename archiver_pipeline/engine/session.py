@@ -42,8 +42,15 @@ Result = TypeVar("Result")
 def workers_of(settings: TableSettings) -> int:
     """Batches at once in a run of this table. Twice the cores keeps them busy while others wait for the network; more
     than that asks too much of a source unless it is configured."""
-    wanted = settings.workers or min(2 * (os.cpu_count() or 1), _MOST_WORKERS_UNASKED)
+    wanted = settings.workers or min(2 * _cores(), _MOST_WORKERS_UNASKED)
     return max(1, min(wanted, settings.connection_pool_size - _reserved(settings)))
+
+
+def _cores() -> int:
+    """The cores that this process may use, which in a container are often fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def connections_of_run(settings: TableSettings) -> int:

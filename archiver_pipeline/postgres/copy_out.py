@@ -30,8 +30,8 @@ from archiver_pipeline.postgres.eligible import ALIAS, batch_condition, order_co
 from archiver_pipeline.postgres.rendering import key_values, rendered_columns, row_alias
 from archiver_pipeline.secret_sources.secret import with_current_secret
 
-_BATCH_HINT_BYTES = 1 << 20
-_SLICE_BYTES = 2 << 20
+_BATCH_HINT_BYTES = 512 << 10
+_SLICE_BYTES = 1 << 20
 _READ_ONLY_SNAPSHOT = {
     "default_transaction_isolation": "repeatable read",
     "default_transaction_read_only": "on",

@@ -46,7 +46,8 @@ def test_a_long_row_with_a_text_key_behind_it(archiving):
         )
     ledger = archiving.ledger()
     ledger.execute(
-        "INSERT INTO public.audit_logs SELECT jsonb_build_object('a', jsonb_build_array(repeat('x\"\\{', CASE n WHEN 2 THEN 1200000 ELSE 1 END), 1)),"
+        "INSERT INTO public.audit_logs SELECT jsonb_build_object('a', jsonb_build_array("
+        "repeat('x\"\\{', CASE n WHEN 2 THEN 1200000 ELSE 1 END), 1)),"
         " now() - interval '40 days', 'co\"de ' || n, n FROM generate_series(1, 3) AS n",
     )
     archiving.archive(verify_sample_rows=3)
