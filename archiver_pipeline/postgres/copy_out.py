@@ -5,7 +5,7 @@ and fetched afterwards, in the same snapshot, in slices: it is then behind the b
 """
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -119,11 +119,12 @@ class RowStream:
         try:
             with adbc_errors(self._source):
                 long_rows: list[pa.RecordBatch] = []
-                for record_batch in self._answer(_rows_query(shape, batch, cutoff).as_string()):
-                    if record_batch.num_rows:
-                        stretch, long_row_versions = _split(record_batch, shape)
-                        long_rows.append(long_row_versions)
-                        yield stretch
+                with closing(self._answer(_rows_query(shape, batch, cutoff).as_string())) as answer:
+                    for record_batch in answer:
+                        if record_batch.num_rows:
+                            stretch, long_row_versions = _split(record_batch, shape)
+                            long_rows.append(long_row_versions)
+                            yield stretch
                 for version in (rows.slice(at, 1) for rows in long_rows for at in range(rows.num_rows)):
                     yield from self._long_row(shape, batch, version)
         finally:
@@ -142,7 +143,7 @@ class RowStream:
         if sent_bytes != row_bytes:
             raise SourceError(f"{shape.name}: of a row of {row_bytes} bytes {sent_bytes} came")
 
-    def _answer(self, query: str) -> Iterator[pa.RecordBatch]:
+    def _answer(self, query: str) -> Generator[pa.RecordBatch]:
         with adbc_driver_manager.AdbcStatement(self._connection) as statement:
             statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_HINT_BYTES)})
             statement.set_sql_query(query)
