@@ -9,7 +9,7 @@ from rich.table import Table
 from archiver_pipeline.cli.console import size
 
 _MIB = 1 << 20
-_PACKAGE_IMPORT, _DAGSTER_IMPORT = "archiver_pipeline.cli.main", "dagster"
+_PACKAGE_IMPORT, _DAGSTER_IMPORT = "archiver_pipeline.cli.run", "dagster"
 MEASURED_IMPORTS = (_PACKAGE_IMPORT, _DAGSTER_IMPORT)
 
 
