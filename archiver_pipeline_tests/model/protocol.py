@@ -3,7 +3,9 @@
 Row versions are in a table; runs lock, settle what is pending, extract, write a manifest, delete, write a receipt, as
 `engine/plan.py`, `reconcile.py` and `delete.py` do. Any run may be killed at any instant, lose the session of its lock
 or that of its work without noticing, and have a write on its way to the store that arrives later or never. A server
-may be told to commit by a client that never hears the answer. Rows are updated, deleted and inserted meanwhile.
+may be told to commit by a client that never hears the answer. Rows are updated, deleted and inserted meanwhile. The
+store may lie: say OK to a document and lose it, leave a pending batch out of a listing, give back the manifest of
+another batch.
 
 What is left out, because tests on real servers cover it: bytes and their hashes (an object holds what was extracted),
 holds, protections, the local fallback, several batches of one run at once.
@@ -35,6 +37,8 @@ class Mistake(Enum):
     superseded_for_rows_that_are_gone = auto()
     fate_without_reading_trail = auto()
     link_again_without_look = auto()
+    manifest_not_read_back = auto()
+    document_of_another_batch_believed = auto()
 
 
 class At(Enum):
@@ -101,7 +105,8 @@ class Run(NamedTuple):
 
 class State(NamedTuple):
     """`removed` is what deletes of runs took out of the table; `wire` are documents that may still arrive, and
-    `sent_links` are links of the audit trail that may, each for one place in `links`."""
+    `sent_links` are links of the audit trail that may, each for one place in `links`. `said_ok` are documents that the
+    store said it took, and lost."""
 
     table: Versions
     removed: Versions
@@ -114,6 +119,8 @@ class State(NamedTuple):
     runs: tuple[Run, ...]
     kills: int
     cuts: int
+    lies: int
+    said_ok: frozenset[tuple[str, int]]
     changes: tuple[str, ...]
 
 
@@ -124,7 +131,7 @@ class Scope:
     `changes` are what applications do, in any order, each at most once: `+b` inserts a row version, `-a` deletes one,
     `a>A` puts another in its place (the second letter's key is that of the first). With `trail` a batch's archiving is
     a link of the audit trail before it is a receipt. With `late_marks` receipts, marks and links may arrive when their
-    run and its sessions are long gone.
+    run and its sessions are long gone. The store lies up to `lies` times.
     """
 
     table: str = "a"
@@ -133,6 +140,7 @@ class Scope:
     starts: int = 1
     kills: int = 1
     cuts: int = 0
+    lies: int = 0
     late_marks: bool = False
     trail: bool = False
     mistake: Mistake | None = None
@@ -178,7 +186,20 @@ def _first(scope: Scope) -> State:
     runs = (Run(),) * scope.runs
     table = frozenset(scope.table)
     return State(
-        table, NONE, (), frozenset(), (), frozenset(), -1, nothing, runs, scope.kills, scope.cuts, scope.changes
+        table=table,
+        removed=NONE,
+        batches=(),
+        wire=frozenset(),
+        links=(),
+        sent_links=frozenset(),
+        lock=-1,
+        transactions=nothing,
+        runs=runs,
+        kills=scope.kills,
+        cuts=scope.cuts,
+        lies=scope.lies,
+        said_ok=frozenset(),
+        changes=scope.changes,
     )
 
 
@@ -213,8 +234,10 @@ def _steps(scope: Scope, state: State) -> Iterator[tuple[str, State]]:
         yield from _steps_of_run(scope, state, number, run)
         yield from _accidents(scope, state, number, run)
     yield from _server(scope, state)
-    for kind, index, _ in state.wire:
+    for kind, index, sender in state.wire:
         yield f"{kind} of batch {index} arrives", _arrive(state, kind, index)
+        if state.lies:
+            yield f"the store loses the {kind} of batch {index} and says OK", _lose(state, kind, index, sender)
     for sequence, index, sender in state.sent_links:
         yield f"link {sequence} of batch {index} arrives", _arrive_link(state, sequence, index, sender)
     for change in state.changes:
@@ -280,6 +303,29 @@ def _steps_of_run(scope: Scope, state: State, number: int, run: Run) -> Iterator
     following = _STEPS[run.at](scope, state, number, run)
     if following is not None:
         yield what, following
+        yield from _lied_to(scope, state, number, run, following)
+
+
+def _lied_to(scope: Scope, state: State, number: int, run: Run, following: State) -> Iterator[tuple[str, State]]:
+    """The same step when what it reads is a lie."""
+    if not state.lies:
+        return
+    if run.at is At.listing:
+        listing = following.runs[number]
+        for hidden in listing.todo:
+            shown = listing._replace(todo=tuple(index for index in listing.todo if index != hidden))
+            yield f"run {number} is not shown batch {hidden}", _with_run(_lied(following), number, shown)
+    if run.at is At.fate and any(batch.receipt for batch in state.batches):
+        # Another archive's manifest, asked for its rows, is said to be this one.
+        if scope.mistake is Mistake.document_of_another_batch_believed:
+            lied = _send(_lied(state), number, "superseded", At.mark_wait)
+        else:
+            lied = _stop(scope, _lied(state), number)
+        yield f"run {number} is given the manifest of another batch", lied
+
+
+def _lied(state: State) -> State:
+    return state._replace(lies=state.lies - 1)
 
 
 def _begin(scope: Scope, state: State, number: int, run: Run) -> Iterator[tuple[str, State]]:
@@ -408,7 +454,12 @@ def _manifest_look(scope: Scope, state: State, number: int, run: Run) -> State:
 
 
 def _manifest_wait(scope: Scope, state: State, number: int, run: Run) -> State | None:
-    return _at(state, number, At.delete_lock) if _has_arrived(state, run.batch, ("manifest",)) else None
+    """The store said that it has the manifest, which is then read back."""
+    if not _has_arrived(state, run.batch, ("manifest",)):
+        return None
+    if not state.batches[run.batch].manifest and scope.mistake is not Mistake.manifest_not_read_back:
+        return _stop(scope, state, number)
+    return _at(state, number, At.delete_lock)
 
 
 def _delete_lock(scope: Scope, state: State, number: int, run: Run) -> State | None:
@@ -543,6 +594,11 @@ def _arrive(state: State, kind: str, index: int) -> State:
     return state._replace(batches=batches, wire=frozenset(one for one in state.wire if one[:2] != (kind, index)))
 
 
+def _lose(state: State, kind: str, index: int, sender: int) -> State:
+    lost = state._replace(wire=state.wire - {(kind, index, sender)}, said_ok=state.said_ok | {(kind, index)})
+    return _lied(lost)
+
+
 def _send_link(state: State, number: int) -> State:
     """The batch at work is the archive of its rows: said in the trail behind what was read of it."""
     run = state.runs[number]
@@ -558,7 +614,8 @@ def _arrive_link(state: State, sequence: int, index: int, sender: int) -> State:
 
 def _has_arrived(state: State, index: int, kinds: tuple[str, ...]) -> bool:
     is_under_way = any(one[:2] == (kind, index) for kind in kinds for one in state.wire)
-    return not is_under_way and any(getattr(state.batches[index], kind) for kind in kinds)
+    batch = state.batches[index]
+    return not is_under_way and any(getattr(batch, kind) or (kind, index) in state.said_ok for kind in kinds)
 
 
 def _stop(scope: Scope, state: State, number: int) -> State:

@@ -12,6 +12,8 @@ SCOPES = {
     "the trail, an insert, receipts that come late": Scope(
         changes=("+b",), runs=3, kills=2, late_marks=True, trail=True
     ),
+    "two lies of the store, a kill, an insert": Scope(changes=("+b",), runs=3, kills=1, lies=2),
+    "the trail, two lies of the store, a kill, an update": Scope(changes=("a>A",), runs=3, kills=1, lies=2, trail=True),
     "the trail, a lost session, receipts that come late": Scope(runs=3, kills=1, cuts=1, late_marks=True, trail=True),
 }
 # The least that shows each mistake.
@@ -26,6 +28,8 @@ COSTS = {
     Mistake.superseded_for_any_shared_row: ("lost", Scope(changes=("+b",), runs=3, kills=2)),
     Mistake.superseded_for_rows_that_are_gone: ("lost", Scope(kills=1)),
     Mistake.fate_without_reading_trail: ("doubled", Scope(runs=3, kills=2, late_marks=True, trail=True)),
+    Mistake.manifest_not_read_back: ("lost", Scope(runs=1, kills=0, lies=1)),
+    Mistake.document_of_another_batch_believed: ("lost", Scope(table="a", changes=("+b",), runs=3, kills=1, lies=1)),
     Mistake.link_again_without_look: ("doubled", Scope(runs=3, kills=1, cuts=1, late_marks=True, trail=True)),
 }
 
