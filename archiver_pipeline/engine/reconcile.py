@@ -28,6 +28,7 @@ from archiver_pipeline.engine.audit import Fence
 from archiver_pipeline.engine.detached import require_not_detached
 from archiver_pipeline.engine.holds import hold_guard
 from archiver_pipeline.engine.recording import record_held, record_settling
+from archiver_pipeline.engine.rewritten import are_rewritten
 from archiver_pipeline.engine.safekeeping import secure_batch
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.settlement import (
@@ -39,7 +40,13 @@ from archiver_pipeline.engine.settlement import (
 from archiver_pipeline.engine.trail import batches_told_archived
 from archiver_pipeline.errors import ManifestError, StoreError, VerificationError
 from archiver_pipeline.postgres.connection import DeleteRefusedError, RowsLockedError
-from archiver_pipeline.postgres.delete import DeleteGuard, RowsHeldError, TooYoungError, VersionsChangedError
+from archiver_pipeline.postgres.delete import (
+    DeleteGuard,
+    DeleteSession,
+    RowsHeldError,
+    TooYoungError,
+    VersionsChangedError,
+)
 from archiver_pipeline.storage.s3 import ObjectColdError, ObjectMissingError
 
 _SETTLED_BY = "reconcile"
@@ -133,8 +140,7 @@ def _settle_pending(session: ArchiveSession, shape: TableShape, manifest: Manife
             settled.append(_supersede(session, manifest, "the table's columns changed since its rows were read"))
         elif present_rows == 0:
             require_not_detached(shape, manifest, deleting)
-            look = partial(deleting.require_lock, session.lock)
-            settled.append(_settle_absent(session, shape, manifest, keys, look))
+            settled.append(_settle_absent(session, shape, manifest, keys, deleting))
 
     with session.delete_sessions(shape).take() as deleting:
         deleting.settle(keys, decide, session.lock)
@@ -173,23 +179,29 @@ def _settle_foreign(session: ArchiveSession, manifest: Manifest, known_keys: int
 
 
 def _settle_absent(
-    session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table, look: Callable[[], None]
+    session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table, deleting: DeleteSession
 ) -> SettledBatch:
-    """None of the rows is in the table: this object is their archive, unless others already are. Decided anew when
-    somebody wrote to the audit trail meanwhile: it may tell of another batch with these rows."""
+    """None of the row versions is in the table: this object is their archive, unless others already are, or the table
+    has the same rows under other versions. Decided anew when somebody wrote to the audit trail meanwhile: it may tell of
+    another batch with these rows."""
 
     def decide_again() -> None:
-        look()
+        deleting.require_lock(session.lock)
         raise TrailMovedError(f"{shape.name}: somebody else keeps writing to its audit trail", hint="run again")
 
     for _ in range(_DECISIONS):
         with suppress(TrailMovedError):
-            return _decide_absent(session, shape, manifest, keys, decide_again)
-    return _decide_absent(session, shape, manifest, keys, decide_again)
+            return _decide_absent(session, shape, manifest, keys, deleting, decide_again)
+    return _decide_absent(session, shape, manifest, keys, deleting, decide_again)
 
 
 def _decide_absent(
-    session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table, decide_again: Callable[[], None]
+    session: ArchiveSession,
+    shape: TableShape,
+    manifest: Manifest,
+    keys: pa.Table,
+    deleting: DeleteSession,
+    decide_again: Callable[[], None],
 ) -> SettledBatch:
     # Listed now: a batch that was settled a moment ago may hold the same rows.
     siblings = list_stored(session.store, shape.name)
@@ -204,6 +216,8 @@ def _decide_absent(
             " receipted objects, and the rest may be in this one only",
             hint="keep this object, and see docs/how-rows-are-proved.md, section reconcile",
         )
+    if are_rewritten(session, shape, manifest, deleting.count_loaded_keys):
+        return _supersede(session, manifest, "its rows are in the table, written anew since they were read")
     _verify_absent(session, manifest)
     fence = Fence(known, decide_again)
     return write_receipt(session, manifest, Outcome.absent, settled_by=_SETTLED_BY, fence=fence)

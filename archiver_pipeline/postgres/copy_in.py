@@ -110,6 +110,12 @@ def merge_rows(
     )
 
 
+def count_unchanged(connection: Connection, landing: Landing) -> int:
+    """How many staged rows are in the table under their key, with the same text in every column that both have. Columns
+    whose type changed are not compared."""
+    return _Merge(connection, landing, ConflictStrategy.skip, RowFilter()).count_unchanged()
+
+
 def explained_refusal(refusal: DeleteRefusedError, conflict: ConflictStrategy) -> RestoreRefusedError:
     """What a constraint or trigger said, now or at the commit, with what to do about it."""
     return RestoreRefusedError(refusal.message, hint=_REFUSAL_HINTS[conflict])
@@ -145,6 +151,21 @@ class _Merge:
         return self._count(
             sql.SQL("SELECT pg_catalog.count(*) FROM {} JOIN {} AS target ON {}").format(
                 self._taken(), self._target, self._same_key()
+            )
+        )
+
+    def count_unchanged(self) -> int:
+        """How many of the staged rows the target has, with equal values."""
+        compared = [c.name for c in self._landing.columns if c.target_type is not None and not c.is_retyped]
+        same = sql.SQL(" AND ").join(
+            sql.SQL("target.{}::pg_catalog.text IS NOT DISTINCT FROM {}::pg_catalog.text").format(
+                sql.Identifier(name), self._value(name)
+            )
+            for name in compared
+        )
+        return self._count(
+            sql.SQL("SELECT pg_catalog.count(*) FROM {} JOIN {} AS target ON {} WHERE {}").format(
+                self._taken(), self._target, self._same_key(), same
             )
         )
 

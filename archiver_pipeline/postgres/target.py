@@ -78,6 +78,15 @@ def inspect_target(connection: Connection, name: TableName, conflict: ConflictSt
     require_privileges(connection, name, relation, needed, temporary=True, to="restore")
     refuse_row_security(connection, name, relation)
     _refuse_rules(connection, name, relation)
+    return _shape(connection, name, relation)
+
+
+def inspect_compared(connection: Connection, name: TableName) -> TargetShape:
+    """The shape of a table that archived rows are only held against."""
+    return _shape(connection, name, require_relation(connection, name))
+
+
+def _shape(connection: Connection, name: TableName, relation: Relation) -> TargetShape:
     columns = _columns(connection, relation)
     generated = any(column.is_generated for column in columns)
     return TargetShape(

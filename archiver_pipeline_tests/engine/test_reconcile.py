@@ -16,6 +16,7 @@ from archiver_pipeline.engine.archived import list_stored, read_receipt
 from archiver_pipeline.engine.delete import delete_batches
 from archiver_pipeline.engine.reconcile import PartlyArchivedError
 from archiver_pipeline.engine.report import ArchiveReport
+from archiver_pipeline.engine.rewritten import PartlyRewrittenError
 from archiver_pipeline.errors import LockLostError, ManifestError, StoreError
 from archiver_pipeline.postgres.advisory_lock import settle_key
 from archiver_pipeline.postgres.catalog import table_name
@@ -117,6 +118,40 @@ def test_the_rows_came_back_under_the_same_keys(archiving, audit):
     )
     assert outcomes(archiving.archive()) == [Outcome.absent]
     audit.account_all_archived()
+
+
+def rewrite(database, condition="true"):
+    """As pg_repack does it: the same rows in other versions."""
+    with database.connect() as connection, connection.transaction():
+        connection.execute(f"CREATE TEMPORARY TABLE moved ON COMMIT DROP AS SELECT * FROM {TABLE} WHERE {condition}")
+        connection.execute(f"DELETE FROM {TABLE} WHERE {condition}")
+        connection.execute(f"INSERT INTO {TABLE} SELECT * FROM moved")
+
+
+@pytest.mark.parametrize("data_format", ["jsonl.gz", "parquet"])
+def test_rows_written_anew_are_in_the_table_so_the_batch_is_void(archiving, audit, bucket, data_format):
+    left = pending(archiving, audit, format=data_format)
+    rewrite(archiving.database)
+    assert outcomes(archiving.archive(format=data_format)) == [Outcome.superseded]
+    assert reason_of(bucket, left) == "its rows are in the table, written anew since they were read"
+    audit.account_all_archived()
+
+
+def test_rows_written_anew_with_another_column_are_the_same_rows(archiving, audit, bucket):
+    left = pending(archiving, audit)
+    archiving.database.execute(f"ALTER TABLE {TABLE} ADD tried timestamptz DEFAULT clock_timestamp()")
+    assert outcomes(archiving.archive()) == [Outcome.superseded]
+    assert reason_of(bucket, left) == "its rows are in the table, written anew since they were read"
+
+
+def test_rows_written_anew_in_part_stop_the_table(archiving, audit, bucket):
+    left = pending(archiving, audit)
+    first = left.manifest["keys"][0][0]
+    rewrite(archiving.database)
+    archiving.database.execute(f"DELETE FROM {TABLE} WHERE id = {first}")
+    with pytest.raises(PartlyRewrittenError, match="9 of its 10 rows are in the table"):
+        archiving.archive()
+    assert not [key for key in bucket.keys() if key.startswith(left.stem) and "receipt" in key]
 
 
 def test_a_batch_of_another_cluster_whose_rows_are_all_here_is_void(archiving, audit, bucket):
