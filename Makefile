@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-matrix lint demo demo-ui chaos bench clean
+.PHONY: help setup test test-matrix test-repack lint demo demo-ui chaos bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test-matrix: setup ## Run the tests marked "matrix" on every PostgreSQL of POSTG
 		echo "PostgreSQL $$version"; \
 		ARCHIVER_TEST_POSTGRES=$$version $(BIN)/pytest -n 2 -m matrix $(PYTEST_ARGS); \
 	done
+
+test-repack: setup ## Run the tests with a real pg_repack, out of Debian's packages unpacked below .cache
+	$(BIN)/pytest $(PYTEST_ARGS) archiver_pipeline_tests/repack/with_repack.py
 
 lint: setup ## Check style, types and the layers
 	$(BIN)/ruff check

@@ -195,6 +195,8 @@ def _print_outcome(listener: RunListener, held: list[HeldRows], *, as_json: bool
             warn(f"{report.table}: {warning}")
     if reports:
         output.print(summary_table(reports))
+        for line in disk_lines(reports):
+            output.print(line, markup=False, highlight=False, soft_wrap=True)
     elif not (failures or listener.closed):
         output.print(f"Nothing to do: {_NOTHING_TO_DO}.")
     for sentence in (text for report in reports for text in leaf_sentences(report)):
@@ -228,6 +230,18 @@ def _print_protections(loaded: LoadedConfig, tables: Sequence[TableSettings]) ->
             sentences = dict.fromkeys(map(str, session_protections(session)))
         for sentence in sentences:
             output.print(f"{session.name}: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+
+def disk_lines(reports: Sequence[ArchiveReport]) -> Iterator[str]:
+    """What each table's files hold at the end, what was given back, and what would give more."""
+    last = {report.table: report.disk for report in reports if report.disk is not None}
+    for name, disk in last.items():
+        if disk.reclaim is not None or disk.advice:
+            yield f"{name}: {disk}"
+        if disk.reclaim is not None:
+            yield f"{name}: {disk.reclaim}"
+        if disk.advice:
+            yield f"{name}: {disk.advice}"
 
 
 def summary_table(reports: list[ArchiveReport]) -> Table:

@@ -56,6 +56,9 @@ class Teller(RunListener):
     def batch_settled(self, table: TableName, batch: SettledBatch) -> None:
         self.tell("batch_settled", table, batch)
 
+    def reclaim_told(self, table: TableName, text: str) -> None:
+        self.tell("reclaim_told", table, text)
+
     def step_finished(self, table: TableName, step: str, seconds: float) -> None:
         self.tell("step_finished", table, step, seconds)
 

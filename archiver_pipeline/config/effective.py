@@ -20,6 +20,7 @@ from archiver_pipeline.config.enums import (
     ObjectFormat,
     ObjectLockMode,
     PartitionStrategy,
+    ReclaimStrategy,
     SslMode,
     StorageClass,
     VacuumStrategy,
@@ -102,6 +103,11 @@ class TableSettings:
     partitions: PartitionStrategy = PartitionStrategy.ROWS
     adaptive_batch_size: BatchBounds | None = None
     """None: `batch_size`, always."""
+    reclaim: ReclaimStrategy = ReclaimStrategy.NONE
+    reclaim_min_free_ratio: float = 0.3
+    reclaim_min_bytes: int = 256 * 1024**2
+    reclaim_wait_seconds: int = 60
+    pg_repack_path: Path | None = None
 
     @property
     def below_floor(self) -> FloorOverride | None:
@@ -356,6 +362,7 @@ def _table(table: Table, database: Database, config: ArchiverConfig, base: Path)
     settings["allowed_hours"] = _allowed_hours(settings["allowed_hours"])
     if (adaptive := settings["adaptive_batch_size"]) is not None:
         settings["adaptive_batch_size"] = BatchBounds(**dict(adaptive))
+    settings["pg_repack_path"] = _folder(settings["pg_repack_path"], base)
     return TableSettings(
         database=database.key_id,
         dbname=database.name,

@@ -49,6 +49,15 @@ class PartitionStrategy(StrEnum):
     DROP = "drop"
 
 
+class ReclaimStrategy(StrEnum):
+    """How a table is written anew, so that its free space goes back to the file system."""
+
+    NONE = "none"
+    FULL = "full"
+    REPACK = "repack"
+    SQUEEZE = "squeeze"
+
+
 class LockType(StrEnum):
     """What keeps two runs off the same table."""
 

@@ -22,6 +22,7 @@ from archiver_pipeline.config.enums import (
     ObjectFormat,
     ObjectLockMode,
     PartitionStrategy,
+    ReclaimStrategy,
     SslMode,
     StepOutputs,
     StorageClass,
@@ -225,6 +226,22 @@ class InheritedSettings(Section):
         description="rows: delete rows. drop: a native partition whose rows are all old and archived is dropped as a"
         " whole. Default rows.",
     )
+    reclaim: ReclaimStrategy | None = Field(
+        None,
+        description="How a table is written anew to give disk back: none, full, repack or squeeze. Default none.",
+    )
+    reclaim_min_free_ratio: Annotated[Float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Share of a table and its indexes that must be free before it is written anew. Default 0.3."
+    )
+    reclaim_min_bytes: Annotated[ByteSize, Field(ge=1)] | None = Field(
+        None, description="Free bytes, like 500MB, below which it is left alone. Default 256MiB."
+    )
+    reclaim_wait_seconds: Annotated[Int, Field(ge=1, le=3600)] | None = Field(
+        None, description="How long pg_repack tries to get each lock before it gives up. Default 60."
+    )
+    pg_repack_path: Path | None = Field(
+        None, description="The program of reclaim: repack. Default: that on PATH, else Debian's."
+    )
     lock_type: LockType | None = Field(None, description="What keeps two runs off one table. Default postgresql.")
     lock_timeout_ms: Annotated[Int, Field(ge=1, le=60_000)] | None = Field(
         None, description="Longest wait behind an application's lock, in milliseconds. Default 100."
@@ -273,6 +290,11 @@ BUILT_IN_DEFAULTS = MappingProxyType(
         "verify_sample_rows": 20,
         "vacuum_strategy": VacuumStrategy.STANDARD,
         "partitions": PartitionStrategy.ROWS,
+        "reclaim": ReclaimStrategy.NONE,
+        "reclaim_min_free_ratio": 0.3,
+        "reclaim_min_bytes": 256 * 1024**2,
+        "reclaim_wait_seconds": 60,
+        "pg_repack_path": None,
         "lock_type": LockType.POSTGRESQL,
         "lock_timeout_ms": 100,
         "statement_timeout_seconds": 0,

@@ -24,6 +24,7 @@ from archiver_pipeline.engine.finding import Finding, Level
 from archiver_pipeline.engine.holds import with_holds
 from archiver_pipeline.engine.kept_files import list_kept
 from archiver_pipeline.engine.leaves import leaf_findings
+from archiver_pipeline.engine.reclaim import require_reclaim
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.errors import ArchiverError, PermissionDeniedError, ResourcesError
 from archiver_pipeline.locks.file_lock import try_file_lock
@@ -31,6 +32,7 @@ from archiver_pipeline.postgres.advisory_lock import acquire_table_lock
 from archiver_pipeline.postgres.catalog import inspect_table, server_version, system_identifier
 from archiver_pipeline.postgres.connection import Transport, connect, transport_of
 from archiver_pipeline.postgres.eligible import source_clock
+from archiver_pipeline.postgres.reclaim import LEFTOVER_HINT, find_leftovers
 from archiver_pipeline.secret_sources.secret import ReferencedSecret
 from archiver_pipeline.storage.probe import StoreCapabilities, probe_store
 from archiver_pipeline.storage.s3 import S3Store
@@ -210,6 +212,7 @@ def _table(config: LoadedConfig, database: DatabaseSettings, table: TableSetting
         yield from _attempt(subject, lambda: list(_drift(session, shape, subject)))
         yield from _attempt(subject, lambda: list(_holds(session, shape, subject)))
         yield from _attempt(subject, lambda: list(_throttle(session, shape, subject)))
+        yield from _attempt(subject, lambda: list(reclaim_findings(session, subject)))
         yield _staging(session, subject)
         yield from _kept(session, subject)
         yield Finding(
@@ -248,6 +251,14 @@ def _throttle(session: ArchiveSession, shape: TableShape, subject: str) -> Itera
         yield Finding(subject, Level.ok, f"now {closed}")
     elif session.settings.allowed_hours:
         yield Finding(subject, Level.ok, f"within allowed_hours ({session.settings.allowed_hours})")
+
+
+def reclaim_findings(session: ArchiveSession, subject: str) -> Iterator[Finding]:
+    """Whether the configured reclaim can be done, and what an earlier one left. Raises what keeps it from it."""
+    for message in require_reclaim(session):
+        yield Finding(subject, Level.ok, message)
+    if found := find_leftovers(session.connection, session.name):
+        yield Finding(subject, Level.warning, f"{', '.join(found)} is there", LEFTOVER_HINT)
 
 
 def _staging(session: ArchiveSession, subject: str) -> Finding:

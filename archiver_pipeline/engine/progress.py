@@ -53,6 +53,10 @@ class Progress(Protocol):
         """A batch that an earlier run kept was not uploaded this time either."""
         ...
 
+    def reclaim_told(self, table: TableName, text: str) -> None:
+        """The table is being written anew, and this is what the program that does it says; never row content."""
+        ...
+
     def step_finished(self, table: TableName, step: str, seconds: float) -> None: ...
 
     def archive_reported(self, report: "ArchiveReport") -> None: ...
@@ -101,6 +105,9 @@ class SilentProgress:
         pass
 
     def batch_left_kept(self, table: TableName, batch: "KeptBatch") -> None:
+        pass
+
+    def reclaim_told(self, table: TableName, text: str) -> None:
         pass
 
     def step_finished(self, table: TableName, step: str, seconds: float) -> None:
@@ -162,6 +169,10 @@ class Listeners:
     def batch_left_kept(self, table: TableName, batch: "KeptBatch") -> None:
         for one in self._listeners:
             one.batch_left_kept(table, batch)
+
+    def reclaim_told(self, table: TableName, text: str) -> None:
+        for one in self._listeners:
+            one.reclaim_told(table, text)
 
     def step_finished(self, table: TableName, step: str, seconds: float) -> None:
         for one in self._listeners:

@@ -182,8 +182,8 @@ def _settle_absent(
     session: ArchiveSession, shape: TableShape, manifest: Manifest, keys: pa.Table, deleting: DeleteSession
 ) -> SettledBatch:
     """None of the row versions is in the table: this object is their archive, unless others already are, or the table
-    has the same rows under other versions. Decided anew when somebody wrote to the audit trail meanwhile: it may tell of
-    another batch with these rows."""
+    has the same rows in other versions. Decided anew when somebody wrote to the audit trail meanwhile: it may tell
+    of another batch with these rows."""
 
     def decide_again() -> None:
         deleting.require_lock(session.lock)

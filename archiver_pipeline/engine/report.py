@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from archiver_pipeline.config.enums import VacuumStrategy
+from archiver_pipeline.config.enums import ReclaimStrategy, VacuumStrategy
 from archiver_pipeline.domain.batch import Deletion, Outcome, SettledBatch
 from archiver_pipeline.domain.batch_size import DeletePace
+from archiver_pipeline.domain.disk import DiskReport, Reclaim
 from archiver_pipeline.domain.fallback import KeptBatch
 from archiver_pipeline.domain.partitions import LeafEnd
 from archiver_pipeline.domain.protection import longest_protection
@@ -14,6 +15,7 @@ from archiver_pipeline.domain.table import TableName, TableShape
 from archiver_pipeline.domain.throttle import NO_PAUSES, Pauses
 from archiver_pipeline.domain.windows import Window
 from archiver_pipeline.engine.holds import with_holds
+from archiver_pipeline.engine.reclaim import FAILURES, give_back
 from archiver_pipeline.engine.recording import record_report
 from archiver_pipeline.engine.session import ArchiveSession
 from archiver_pipeline.engine.steps import timed_step
@@ -83,6 +85,14 @@ class ArchiveReport:
     batch_size_reason: str = ""
     pace: DeletePace | None = None
     """What the deletes took; None when nothing was deleted."""
+    disk: DiskReport | None = None
+    """What is free inside the table's files, and what was given back; None when nothing was archived and no reclaim is
+    configured."""
+
+    @property
+    def reclaim(self) -> Reclaim | None:
+        """How the table was written anew, or why not; None when that is not configured."""
+        return self.disk.reclaim if self.disk else None
 
     @property
     def rows(self) -> int:
@@ -158,6 +168,7 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         vacuum = _vacuum(session, deletion)
         shape, warnings = _shape_of_now(session, plan.shape)
         windows = tuple(_window_report(session, deletion, window, shape) for window in plan.windows)
+        disk, untold = _give_back(session, deletion, shape)
         after = table_bytes(session.connection, plan.shape.name)
         session.remove_other_staging(None)
     report = ArchiveReport(
@@ -173,7 +184,7 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         vacuum=vacuum,
         truncated=extraction.truncated,
         sampled_rows=sum(batch.sampled_rows for batch in deletion.verification.batches),
-        warnings=(*plan.shape.warnings, *plan.warnings, *warnings),
+        warnings=(*plan.shape.warnings, *plan.warnings, *warnings, *untold),
         kept=(*deletion.verification.upload.kept, *deletion.verification.kept),
         kept_before=plan.kept_before,
         held_reason=shape.holds.reason,
@@ -183,6 +194,7 @@ def report_archive(session: ArchiveSession, deletion: Deletion) -> ArchiveReport
         batch_rows=plan.batch_size.rows,
         batch_size_reason=plan.batch_size.reason,
         pace=deletion.pace,
+        disk=disk,
     )
     report = _recorded(session, report, deletion)
     session.progress.archive_reported(report)
@@ -222,6 +234,7 @@ def _facts(report: ArchiveReport) -> dict[str, object]:
         "partitions_dropped": [str(end.leaf) for end in report.dropped_leaves],
         "partitions_dropped_bytes": report.dropped_bytes,
         "partitions_kept": [str(end) for end in report.leaves if not end.dropped],
+        "reclaim": str(report.reclaim) if report.reclaim else "none",
         "seconds": round(report.total_seconds, 3),
         "warnings": list(report.warnings),
     }
@@ -256,6 +269,24 @@ def _vacuum(session: ArchiveSession, deletion: Deletion) -> str:
     except PermissionDeniedError as error:
         return f"{strategy.value}: {error}"
     return strategy.value
+
+
+def _give_back(
+    session: ArchiveSession, deletion: Deletion, shape: TableShape
+) -> tuple[DiskReport | None, tuple[str, ...]]:
+    """What the table's files hold and what of it was given back, with warnings. Nothing of it fails a run: every row is
+    where it belongs."""
+    plan = deletion.verification.upload.encoding.extraction.plan
+    archived = any(batch.archived_rows for batch in (*deletion.batches, *plan.settled))
+    if not archived and ReclaimStrategy(session.settings.reclaim) is ReclaimStrategy.NONE:
+        return None, ()
+    session.close_workers()
+    try:
+        disk = give_back(session, shape)
+    except FAILURES as error:
+        return None, (f"the free space of its files could not be measured: {error}",)
+    failed = disk.reclaim.failed if disk.reclaim else ""
+    return disk, ((f"reclaim failed, and no row is affected: {failed}",) if failed else ())
 
 
 def _window_report(session: ArchiveSession, deletion: Deletion, window: Window, shape: TableShape) -> WindowReport:

@@ -1,4 +1,4 @@
-"""Rows of a pending batch that were written anew: pg_repack, pg_squeeze, a dump and reload, an UPDATE that changes nothing.
+"""Rows of a pending batch that were written anew: pg_repack, pg_squeeze, a reload, an UPDATE that changes nothing.
 
 They are other row versions, under another xmin, and still the very rows of the batch.
 """

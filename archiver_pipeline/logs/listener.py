@@ -108,6 +108,9 @@ class LogListener(SilentProgress):
     def batch_left_kept(self, table: TableName, batch: KeptBatch) -> None:
         self._logger.warning("batch_left_kept", **asdict(table), **_kept(batch))
 
+    def reclaim_told(self, table: TableName, text: str) -> None:
+        self._logger.info("reclaim_told", **asdict(table), message=text)
+
     def step_finished(self, table: TableName, step: str, seconds: float) -> None:
         with self._lock:
             running = self._running.pop((table, step), None)
@@ -141,6 +144,9 @@ class LogListener(SilentProgress):
             truncated=report.truncated,
             reclaimed_bytes=max(0, report.table_bytes_before - report.table_bytes_after),
             vacuum=report.vacuum,
+            free_bytes=report.disk.free_bytes if report.disk else None,
+            reclaim=str(report.reclaim) if report.reclaim else None,
+            returned_bytes=report.reclaim.returned_bytes if report.reclaim else None,
             cutoff=report.cutoff.isoformat(),
         )
 

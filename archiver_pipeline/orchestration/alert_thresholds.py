@@ -99,6 +99,8 @@ def _speed(report: ArchiveReport, past: Past, bounds: UsualBounds) -> Iterator[U
 
 def _space(report: ArchiveReport, strategy: VacuumStrategy) -> Iterator[Unusual]:
     """A plain VACUUM rarely makes files smaller, so it is unusual only when it could not be done."""
+    if report.reclaim and report.reclaim.failed:
+        yield Unusual("space not reclaimed", f"Space was not given back: {report.reclaim}.")
     if not report.rows or strategy is VacuumStrategy.NONE:
         return
     before, after = report.table_bytes_before, report.table_bytes_after

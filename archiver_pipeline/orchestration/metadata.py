@@ -56,6 +56,7 @@ def report_metadata(report: ArchiveReport, shape: TableShape) -> Mapping[str, An
         "space_reclaimed_bytes": report.table_bytes_before - report.table_bytes_after,
         "vacuum": report.vacuum,
         **_leaf_metadata(report),
+        **_disk_metadata(report),
         "stopped_reason": report.stopped_reason or "nothing left",
         "paused_seconds": round(report.pauses.seconds, 3),
         "paused_for": dg.MetadataValue.json({signal: round(each, 3) for signal, each in report.pauses.by_signal}),
@@ -94,6 +95,21 @@ def _leaf_metadata(report: ArchiveReport) -> Mapping[str, Any]:
         "partitions_not_dropped": len(report.leaves) - len(report.dropped_leaves),
         "partitions": dg.MetadataValue.md(ends),
     }
+
+
+def _disk_metadata(report: ArchiveReport) -> Mapping[str, Any]:
+    """What is free inside the table's files. Left out where it was not looked at."""
+    if report.disk is None:
+        return {}
+    disk, reclaim = report.disk, report.disk.reclaim
+    return {
+        "free_bytes": disk.free_bytes,
+        "index_bytes": disk.index_bytes,
+        "index_free_bytes": disk.index_free_bytes,
+        "free_bytes_method": disk.method,
+        "reclaim": str(reclaim) if reclaim else "not configured",
+        "returned_bytes": reclaim.returned_bytes if reclaim else 0,
+    } | ({"reclaim_advice": disk.advice} if disk.advice else {})
 
 
 def backlog_metadata(backlog: Backlog, pace: Pace, now: datetime) -> Mapping[str, Any]:
