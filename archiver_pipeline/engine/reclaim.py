@@ -73,10 +73,11 @@ def require_reclaim(session: ArchiveSession) -> list[str]:
     return [f"reclaim: {strategy.value}"]
 
 
-def give_back(session: ArchiveSession, shape: TableShape) -> DiskReport:
-    """Measure the table's files after its VACUUM, and write it anew where that is configured and worth it."""
+def give_back(session: ArchiveSession, shape: TableShape, *, closed: str = "") -> DiskReport:
+    """Measure the table's files after its VACUUM; write it anew where that is configured, worth it and not `closed`
+    for a reason in words."""
     space = measure_space(session.primary, session.name)
-    reclaim = reclaim_table(session, shape, space)
+    reclaim = reclaim_table(session, shape, space, closed=closed)
     done = reclaim is not None and bool(reclaim.leaves) and not reclaim.failed
     return disk_report(space, None if done else advise(session, space), reclaim)
 
@@ -109,7 +110,7 @@ def _command(extensions: list[str], leaves: tuple[LeafSpace, ...]) -> str:
     return f"VACUUM (FULL, ANALYZE) {first}{more} (with the extension pg_repack it would take no long lock)"
 
 
-def reclaim_table(session: ArchiveSession, shape: TableShape, space: TableSpace) -> Reclaim | None:
+def reclaim_table(session: ArchiveSession, shape: TableShape, space: TableSpace, *, closed: str = "") -> Reclaim | None:
     """Write the leaves anew that are worth it; None when that is not configured. Safe to repeat.
 
     A failure is told in the answer and fails nothing: every row is where it belongs. Raises LockLostError.
@@ -118,7 +119,7 @@ def reclaim_table(session: ArchiveSession, shape: TableShape, space: TableSpace)
     if strategy is ReclaimStrategy.NONE:
         return None
     leaves = space.bloated(session.settings.reclaim_min_free_ratio, session.settings.reclaim_min_bytes)
-    if reason := _reason_to_wait(session, shape, space, leaves):
+    if reason := closed or _reason_to_wait(session, shape, space, leaves):
         return Reclaim(strategy.value, skipped=reason)
     before, started = table_bytes(session.connection, session.name), perf_counter()
     done, failed = [], ""

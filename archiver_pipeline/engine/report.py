@@ -282,7 +282,8 @@ def _give_back(
         return None, ()
     session.close_workers()
     try:
-        disk = give_back(session, shape)
+        closed = session.throttle.closed(plan.shape, ignore_hours=plan.ignores_hours)
+        disk = give_back(session, shape, closed=str(closed or ""))
     except FAILURES as error:
         return None, (f"the free space of its files could not be measured: {error}",)
     failed = disk.reclaim.failed if disk.reclaim else ""

@@ -65,7 +65,7 @@ def rewrite_full(source: SourceSettings, name: TableName) -> None:
 
     Raises RowsLockedError or PermissionDeniedError.
     """
-    vacuum_table(source, name, VacuumStrategy.FULL)
+    vacuum_table(source, name, VacuumStrategy.FULL, gently=False)
 
 
 def rewrite_squeeze(source: SourceSettings, name: TableName) -> None:

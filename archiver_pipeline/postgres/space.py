@@ -61,7 +61,8 @@ JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_extension'::pg_cata
 JOIN pg_catalog.pg_proc p ON p.oid = d.objid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE e.extname IN ('pgstattuple', 'pg_freespacemap')
     AND p.proname IN ('pgstattuple_approx', 'pgstatindex', 'pg_freespace')
-    AND p.proargtypes[0] = 'pg_catalog.regclass'::pg_catalog.regtype AND p.pronargs = 1
+    AND p.proargtypes[0] = 'pg_catalog.regclass'::pg_catalog.regtype
+    AND p.pronargs = CASE p.proname WHEN 'pg_freespace' THEN 2 ELSE 1 END
     AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
     AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
 """
@@ -117,7 +118,20 @@ class _Look:
         found = self._ask("pgstattuple_approx", "approx_free_space + dead_tuple_len", oid)
         if found is not None:
             return found, "pgstattuple"
-        return self._ask("pg_freespace", "coalesce(pg_catalog.sum(avail), 0)", oid), "pg_freespacemap"
+        return self._ask_map(oid), "pg_freespacemap"
+
+    def _ask_map(self, oid: int) -> int | None:
+        """Page by page: the function for a whole relation finds its own helper by search_path, which is empty here."""
+        if "pg_freespace" not in self._functions:
+            return None
+        query = sql.SQL(
+            "SELECT coalesce(pg_catalog.sum({}(%s::pg_catalog.oid::pg_catalog.regclass, page)), 0)::pg_catalog.int8"
+            " FROM pg_catalog.generate_series(0::int8, pg_catalog.pg_relation_size(%s::pg_catalog.oid) / {} - 1) page"
+        ).format(self._functions["pg_freespace"], sql.Literal(_PAGE_BYTES))
+        with suppress(Error):
+            (found,) = fetch_one(self._connection, query, (oid, oid))
+            return int(found)
+        return None
 
     def _indexes(self, oid: int) -> Iterator[RelationSpace]:
         for index, _, name, method, size, pages, rows, key_bytes in self._connection.execute(
