@@ -1,7 +1,7 @@
 """SHA-256 and sizes of what streams by."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
@@ -17,6 +17,12 @@ class Sha256Counter:
     def update(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
         self.size_bytes += len(data)
+
+    def counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The same pieces, each counted before it is passed on."""
+        for piece in pieces:
+            self.update(piece)
+            yield piece
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()

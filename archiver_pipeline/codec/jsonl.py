@@ -17,7 +17,7 @@ from archiver_pipeline.errors import VerificationError
 DEFAULT_LEVEL = 2
 _ISAL_LEVELS = frozenset({1, 2, 3})
 _GZIP_WINDOW_BITS = 31
-_DECODED_BLOCK_BYTES = 1 << 20
+_DECODED_BLOCK_BYTES = 512 << 10
 
 
 class _Compressor(Protocol):
@@ -40,7 +40,7 @@ def encode_jsonl(source: Path, target: Path, *, level: int | None) -> Sha256Coun
 
 
 def decode_jsonl(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The uncompressed bytes of one gzip member, a few megabytes at a time whatever the compression ratio.
+    """The uncompressed bytes of one gzip member, at most a megabyte at a time whatever the compression ratio.
 
     Raises VerificationError when the bytes are not exactly one whole gzip member.
     """

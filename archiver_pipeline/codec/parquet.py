@@ -19,6 +19,7 @@ from archiver_pipeline.errors import VerificationError
 
 DEFAULT_LEVEL = 1
 _BLOCK_BYTES = 4 << 20
+_ROWS_AT_ONCE = 1024
 _INTEGERS = {"smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64()}
 _TYPED_TEXT = {
     "real": pa.float32(),
@@ -79,29 +80,31 @@ def verify_parquet(
 
 
 def read_parquet_columns(stored: IO[bytes], names: Sequence[str]) -> Iterator[pa.Table]:
-    """The named columns of a Parquet file, row group by row group.
+    """The named columns of a Parquet file, some rows at a time.
 
     Raises VerificationError when it is no readable Parquet file or has not these columns.
     """
-    yield from _row_groups(stored, names)
+    yield from _some_rows(stored, names)
 
 
 def decode_parquet(stored: IO[bytes]) -> Iterator[pa.Table]:
-    """Every column of a Parquet file as PostgreSQL text (None is NULL), row group by row group.
+    """Every column of a Parquet file as PostgreSQL text (None is NULL), some rows at a time.
 
     Raises VerificationError when it is no readable Parquet file.
     """
-    for group in _row_groups(stored, None):
-        yield group.cast(pa.schema([(name, pa.string()) for name in group.schema.names]))
+    for rows in _some_rows(stored, None):
+        yield rows.cast(pa.schema([(name, pa.string()) for name in rows.schema.names]))
 
 
-def _row_groups(stored: IO[bytes], names: Sequence[str] | None) -> Iterator[pa.Table]:
+def _some_rows(stored: IO[bytes], names: Sequence[str] | None) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(stored) as file:
             if missing := set(names or ()) - set(file.schema_arrow.names):
                 raise VerificationError(f"the object has no column {', '.join(sorted(missing))}")
-            for group in range(file.metadata.num_row_groups):
-                yield file.read_row_group(group, columns=names, use_threads=False)
+            batches = file.iter_batches(_ROWS_AT_ONCE, columns=None if names is None else [*names], use_threads=False)
+            for batch in batches:
+                table = pa.Table.from_batches([batch])
+                yield table if names is None else table.select([*names])
     except (pa.ArrowInvalid, OSError) as error:
         raise VerificationError(f"the object is not a readable Parquet file: {error}") from error
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from archiver_pipeline.codec.documents import decode_document
 from archiver_pipeline.codec.hashing import BLOCK_BYTES, Sha256Counter, sha256_hex
-from archiver_pipeline.codec.jsonl import decode_jsonl, whole_lines
+from archiver_pipeline.codec.jsonl import decode_jsonl
+from archiver_pipeline.codec.long_lines import LongLine, lines_in_bounds
 from archiver_pipeline.codec.parquet import read_parquet_columns
 from archiver_pipeline.codec.rows import KeyReader, key_schema
 from archiver_pipeline.codec.versions import XMIN, expand_xmin_runs
@@ -161,10 +162,10 @@ def _as(schema: pa.Schema, keys: pa.Table) -> pa.Table:
 
 def _keys_of_lines(manifest: Manifest, pieces: Iterable[bytes]) -> Iterator[pa.Table]:
     decoded = Sha256Counter()
-    reader = KeyReader(key_columns(manifest), [column.name for column in manifest.columns])
-    for block in whole_lines(decode_jsonl(pieces)):
-        decoded.update(block)
-        yield reader.read(block)
+    key = key_columns(manifest)
+    reader = KeyReader(key, [column.name for column in manifest.columns])
+    for lines in lines_in_bounds(decoded.counted(decode_jsonl(pieces)), key):
+        yield lines.keys if isinstance(lines, LongLine) else reader.read(lines)
     _require(decoded.size_bytes == manifest.rows_bytes, manifest, "its rows have another size than the manifest's")
     _require(decoded.hexdigest() == manifest.rows_sha256, manifest, "its rows are not those of the manifest")
 

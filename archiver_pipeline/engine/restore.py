@@ -1,11 +1,12 @@
 """The whole restore of some archives into one table, as a paragraph. The mirror of `archive`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
 from typing import IO
 
+from archiver_pipeline.codec.copy_text import copy_text_of
 from archiver_pipeline.codec.jsonl import decode_jsonl
 from archiver_pipeline.codec.parquet import decode_parquet
 from archiver_pipeline.codec.predicates import parse_predicate
@@ -38,9 +39,11 @@ from archiver_pipeline.errors import (
     VerificationError,
 )
 from archiver_pipeline.postgres.connection import Connection, DeleteRefusedError, source_errors
+from archiver_pipeline.postgres.copy_direct import NotCopiedError, can_copy_directly, copy_rows, seem_new
 from archiver_pipeline.postgres.copy_in import (
     MergedRows,
     RowFilter,
+    csv_of_columns,
     explained_refusal,
     merge_rows,
     stage_columns,
@@ -172,6 +175,18 @@ def _turn_of(archive: Archive) -> Turn:
 _NO_PARTITION = "no partition of relation"
 
 
+@dataclass(frozen=True, slots=True)
+class _Into:
+    """One proved object on its way into the target. `rows` says which of its rows are taken."""
+
+    connection: Connection
+    landing: Landing
+    manifest: Manifest
+    file: IO[bytes]
+    turn: int
+    rows: RowFilter
+
+
 class _Work:
     """What the workers of one restore share."""
 
@@ -224,22 +239,41 @@ class _Work:
         manifest = _manifest_of(session, archive)
         with session.connections.take() as connection, source_errors(session.target):
             landing = plan_landing(connection, self._shape, manifest, request.schema)
-            with proved_object(session.store, manifest) as file, connection.transaction():
-                _stage(connection, landing, file)
-                self._turns.wait_for(turn, moment_of_text(manifest.extracted_at), session.stopping)
-                session.lock.require_held()
-                merged = merge_rows(
-                    connection, landing, request.conflict, self._filter(manifest), lossy=request.allow_lossy_casts
-                )
-                if not merged.filtered_rows:
-                    self.watermark.remember_in_transaction(connection, _memory_of(archive))
-                # As late as can be: a restore that was held up must not set back what another one has restored since.
-                session.lock.require_held()
+            with proved_object(session.store, manifest) as file:
+                into = _Into(connection, landing, manifest, file, turn, self._filter(manifest))
+                seems_new = can_copy_directly(landing, into.rows) and seem_new(connection, landing, manifest)
+                with connection.transaction():
+                    merged = self._copied(into) if seems_new else None
+                    merged = merged or self._merged(into)
+                    if not merged.filtered_rows:
+                        self.watermark.remember_in_transaction(connection, _memory_of(archive))
+                    # As late as can be: a restore that was held up must not set back what another has restored since.
+                    session.lock.require_held()
         if landing.drift:
             self._drifts[landing.drift] = None
         if not merged.filtered_rows:
             self.watermark.remember(_memory_of(archive))
         return merged
+
+    def _copied(self, into: _Into) -> MergedRows | None:
+        """All rows straight into the table; None when they must go by way of a stage."""
+        self._wait(into)
+        try:
+            return copy_rows(into.connection, into.landing, _copy_pieces(into.landing, into.file), into.manifest.rows)
+        except NotCopiedError:
+            into.file.seek(0)
+            return None
+
+    def _merged(self, into: _Into) -> MergedRows:
+        request = self._session.request
+        _stage(into.connection, into.landing, into.file)
+        self._wait(into)
+        return merge_rows(into.connection, into.landing, request.conflict, into.rows, lossy=request.allow_lossy_casts)
+
+    def _wait(self, into: _Into) -> None:
+        """Until no archive that must be merged before this one is left."""
+        self._turns.wait_for(into.turn, moment_of_text(into.manifest.extracted_at), self._session.stopping)
+        self._session.lock.require_held()
 
     def _filter(self, manifest: Manifest) -> RowFilter:
         request = self._session.request
@@ -259,6 +293,14 @@ def _stage(connection: Connection, landing: Landing, file: IO[bytes]) -> None:
         stage_lines(connection, decode_jsonl(blocks_of(file)))
     else:
         stage_columns(connection, landing, decode_parquet(file))
+
+
+def _copy_pieces(landing: Landing, file: IO[bytes]) -> Iterator[memoryview]:
+    """The object as the text that COPY into the landing's columns reads."""
+    names = [column.name for column in landing.columns]
+    if landing.format is DataFormat.jsonl_gz:
+        return copy_text_of(decode_jsonl(blocks_of(file)), names)
+    return csv_of_columns(names, decode_parquet(file))
 
 
 def _memory_of(archive: Archive) -> RestoredBatch:

@@ -4,7 +4,7 @@ Everything happens in the transaction that the caller holds, so an object is res
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -73,11 +73,17 @@ def stage_columns(connection: Connection, landing: Landing, tables: Iterable[pa.
         _STAGE, sql.SQL(", ").join(map(sql.Identifier, names))
     )
     with connection.cursor() as cursor, cursor.copy(copy) as stream:
-        for table in tables:
-            _require_columns(table, names)
-            sink = io.BytesIO()
-            pa_csv.write_csv(table.select(names), sink, pa_csv.WriteOptions(include_header=False))
-            stream.write(sink.getbuffer())
+        for piece in csv_of_columns(names, tables):
+            stream.write(piece)
+
+
+def csv_of_columns(names: Sequence[str], tables: Iterable[pa.Table]) -> Iterator[memoryview]:
+    """Columns of text as the CSV that COPY reads. Raises ManifestError when one lacks."""
+    for table in tables:
+        _require_columns(table, names)
+        sink = io.BytesIO()
+        pa_csv.write_csv(table.select(names), sink, pa_csv.WriteOptions(include_header=False))
+        yield sink.getbuffer()
 
 
 def _require_columns(table: pa.Table, names: Iterable[str]) -> None:

@@ -20,6 +20,9 @@ from typing import Any
 IMPORT_TIME_VARIABLES = ("COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "PYTHONPATH", "PATH", "LANG", "LC_ALL")
 """What modules read when they are imported: a command with others is not run here."""
 
+FIRST_RETRY_VARIABLE = "TEST_FIRST_RETRY_SECONDS"
+"""Seconds before a step's first retry in a command that is run here; each later one waits twice as long."""
+
 
 @dataclass
 class PreloadedCommand:
@@ -93,10 +96,12 @@ def serve() -> None:
 def _become(request: dict[str, Any]) -> None:
     """Turn this process into the command, and end it."""
     from archiver_pipeline.cli.main import main
+    from archiver_pipeline.orchestration import ops
 
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    ops._FIRST_RETRY_SECONDS = float(os.environ.get(FIRST_RETRY_VARIABLE, ops._FIRST_RETRY_SECONDS))
     random.seed()
     sys.argv = request["arguments"]
     for number, target in enumerate((os.devnull, request["stdout"], request["stderr"])):

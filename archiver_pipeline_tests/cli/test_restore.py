@@ -15,6 +15,7 @@ import pytest
 from archiver_pipeline.sandbox.processes import free_port
 from archiver_pipeline.sandbox.sample_data import drop_database
 from archiver_pipeline_tests.cli.faulty_store import damaging_store
+from archiver_pipeline_tests.cli.preloaded import FIRST_RETRY_VARIABLE
 from archiver_pipeline_tests.cli.test_exit_codes import use_role
 from archiver_pipeline_tests.cli.test_interruption import INTERRUPTED
 from archiver_pipeline_tests.cli.test_run import files, state, statuses_of_runs
@@ -317,6 +318,7 @@ def test_a_server_that_is_down(archived, server, face):
     else:
         archived.document["s3"]["endpoint"] = f"http://127.0.0.1:{port}"
     archived.write()
+    archived.environment[FIRST_RETRY_VARIABLE] = "0.2"
     found = archived.run(*ALL, *face)
     assert found.code == NETWORK
     assert f"127.0.0.1:{port}" in found.error

@@ -13,6 +13,7 @@ from archiver_pipeline.domain.table import TableName
 from archiver_pipeline.errors import ConfigError, NetworkError, PreflightError
 from archiver_pipeline.sandbox.processes import free_port
 from archiver_pipeline_tests.cli.faulty_store import damaging_store
+from archiver_pipeline_tests.cli.preloaded import FIRST_RETRY_VARIABLE
 from archiver_pipeline_tests.cli.test_interruption import delete_in_wait, lock_on_a_row
 from archiver_pipeline_tests.cli.workplace import wait_until
 from archiver_pipeline_tests.engine.running import put
@@ -90,6 +91,7 @@ def test_a_server_that_is_down_is_not_valid(archived, server, face):
     else:
         archived.document["s3"]["endpoint"] = f"http://127.0.0.1:{port}"
     archived.write()
+    archived.environment[FIRST_RETRY_VARIABLE] = "0.2"
     found = archived.run("validate", *face)
     assert found.code == NETWORK
     assert f"127.0.0.1:{port}" in found.error

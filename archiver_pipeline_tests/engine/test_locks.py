@@ -163,7 +163,7 @@ def test_a_lock_that_is_forgotten_amid_a_restore_takes_the_object_back(
     young = len(audit.table_rows())
     session = restoring.session(workers=1, lock=lock_of(LockType.REDIS))
     with monkeypatch.context() as patch, pytest.raises(LockLostError):
-        place(Point("archiver_pipeline.engine.restore", "merge_rows"), forget, patch.setattr)
+        place(Point("archiver_pipeline.engine.restore", "copy_rows"), forget, patch.setattr)
         restore_archives(session)
     session.close()
     assert len(audit.table_rows()) == young

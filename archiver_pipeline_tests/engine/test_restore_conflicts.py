@@ -202,7 +202,7 @@ def test_the_newest_version_of_a_row_wins(archiving, audit, restoring, monkeypat
     """Also when every run had the same name, as direct ones have, and the first archives are the slowest."""
     rows = versions(archiving, audit, restoring, 3, run_id)
     for _ in range(2):
-        place(Point("archiver_pipeline.engine.restore", "stage_lines"), lambda: time.sleep(2), monkeypatch.setattr)
+        place(Point("archiver_pipeline.engine.restore", "seem_new"), lambda: time.sleep(2), monkeypatch.setattr)
     report = account_report(restoring.restore(conflict=conflict, workers=4, ignore_watermark=True))
     assert archiving.database.execute("SELECT actor, count(*) FROM audit_logs WHERE id < 100000 GROUP BY 1") == [
         ("version 3", OLD_ROWS)

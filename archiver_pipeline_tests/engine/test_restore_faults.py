@@ -15,7 +15,7 @@ from archiver_pipeline.engine.watermark import Watermark
 from archiver_pipeline.errors import ArchiverError, LockHeldError, LockLostError, NetworkError
 from archiver_pipeline.storage.s3 import S3Store
 from archiver_pipeline_tests.engine.faults import InterruptedRunError, Point, interrupt, place
-from archiver_pipeline_tests.engine.killed_restore import POINTS, killed
+from archiver_pipeline_tests.engine.killed_restore import POINTS, go_by_way_of_a_stage, killed
 from archiver_pipeline_tests.engine.restore_cases import account_report, archived, failed, value
 from archiver_pipeline_tests.engine.running import put
 from archiver_pipeline_tests.plugins.archiving import OLD_ROWS, YOUNG_ROWS
@@ -171,7 +171,7 @@ def test_the_same_session_goes_on_after_an_error(archiving, audit, restoring, mo
     before = archived(archiving, audit)
     session = restoring.session(watermark=storage, workers=1, conflict=ConflictStrategy.fail)
     with monkeypatch.context() as patch, pytest.raises(InterruptedRunError):
-        place(Point("archiver_pipeline.engine.restore", "merge_rows", nth=3), interrupt, patch.setattr)
+        place(Point("archiver_pipeline.engine.restore", "copy_rows", nth=3), interrupt, patch.setattr)
         restore_archives(session)
     account_report(restore_archives(session))
     assert Counter(audit.table_rows()) == before
@@ -183,10 +183,12 @@ TERMINATE = (
 )
 
 
-@pytest.mark.parametrize("function", ["_stage", "merge_rows"])
+@pytest.mark.parametrize("function", ["copy_rows", "_stage", "merge_rows"])
 def test_a_worker_whose_connection_is_cut(archiving, audit, restoring, monkeypatch, function):
     before = archived(archiving, audit)
     with monkeypatch.context() as patch, pytest.raises(NetworkError):
+        if function != "copy_rows":
+            go_by_way_of_a_stage(patch.setattr)
         point = Point("archiver_pipeline.engine.restore", function, nth=2)
         place(point, lambda: archiving.database.execute(TERMINATE), patch.setattr)
         restoring.restore()
@@ -203,7 +205,7 @@ def test_a_lock_that_is_lost_ends_the_restore(archiving, audit, restoring, monke
         archiving.database.execute(f"SELECT pg_terminate_backend({session.lock.backend_pid})")
 
     with monkeypatch.context() as patch, pytest.raises(LockLostError):
-        place(Point("archiver_pipeline.engine.restore", "_stage", nth=2), cut, patch.setattr)
+        place(Point("archiver_pipeline.engine.restore", "copy_rows", nth=2), cut, patch.setattr)
         restore_archives(session)
     session.close()
     assert Counter(audit.table_rows()) <= before

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from archiver_pipeline.config.enums import ObjectFormat
 from archiver_pipeline.domain.restore import RestoreReport
+from archiver_pipeline_tests.engine.killed_restore import go_by_way_of_a_stage
 from archiver_pipeline_tests.picture import Picture, differences, picture_of
 from archiver_pipeline_tests.plugins.archiving import Archiving
 from archiver_pipeline_tests.plugins.restoring import Restoring
@@ -40,9 +41,17 @@ class RoundTrip:
     major: int
 
     def go(
-        self, table: str, *, data_format: ObjectFormat, schema: str = "public", binary: bool = False, **options: object
+        self,
+        table: str,
+        *,
+        data_format: ObjectFormat,
+        schema: str = "public",
+        binary: bool = False,
+        is_direct: bool = True,
+        **options: object,
     ) -> Picture:
-        """Archive every row, restore them in place and into a copy in another schema, and compare all three.
+        """Archive every row, restore them in place, straight into the table, and by way of a stage into a copy in
+        another schema, and compare all three.
 
         Returns what the table held.
         """
@@ -50,11 +59,16 @@ class RoundTrip:
         self.archiving.archive(table=table, schema=schema, format=data_format, **options)
         assert not self._picture(table, schema, binary), "rows that were not archived prove nothing"
         source = self.restoring.name(table, schema=schema)
-        report = self.restoring.restore(source)
+        with pytest.MonkeyPatch.context() as patch:
+            if is_direct:
+                patch.setattr("archiver_pipeline.engine.restore.merge_rows", None)
+            report = self.restoring.restore(source)
         self._require_all(report, before)
         assert not differences(before, self._picture(table, schema, binary))
         self._create_copy(table, schema)
-        report = self.restoring.restore(source, self.restoring.name(table, schema="copied"))
+        with pytest.MonkeyPatch.context() as patch:
+            go_by_way_of_a_stage(patch.setattr)
+            report = self.restoring.restore(source, self.restoring.name(table, schema="copied"))
         self._require_all(report, before)
         assert not differences(before, self._picture(table, "copied", binary))
         print(f"\nPostgreSQL {self.major} {data_format}: {before.total()} rows of {table!r} went round")
@@ -103,7 +117,7 @@ def test_every_value_of_every_type(round_trip, connection, postgres_major, data_
 def test_values_in_small_batches(round_trip, connection, postgres_major, data_format):
     """In a small Parquet file fewer columns turn to text, so most values travel typed."""
     create_typed_table(connection, "typed", values_for(postgres_major))
-    round_trip.go("typed", data_format=data_format, binary=True, batch_size=3, workers=4)
+    round_trip.go("typed", data_format=data_format, binary=True, batch_size=6, workers=4)
 
 
 @pytest.mark.matrix
@@ -296,7 +310,10 @@ def test_every_name(round_trip, connection, schema, table, data_format):
                 name, sql.SQL(", ").join(map(sql.Literal, values)), sql.SQL(OLD)
             )
         )
-    round_trip.go(table, schema=schema, data_format=data_format, timestamp_column="Created\n%", batch_size=5)
+    # A column called ":name" looks like the end of a string to whoever reads lines without parsing them.
+    is_direct = data_format is ObjectFormat.PARQUET
+    options = {"timestamp_column": "Created\n%", "batch_size": 5, "is_direct": is_direct}
+    round_trip.go(table, schema=schema, data_format=data_format, **options)
 
 
 @pytest.mark.matrix
@@ -342,7 +359,7 @@ def test_a_row_of_thirty_megabytes(round_trip, connection, data_format):
     )
     [(size,)] = connection.execute("SELECT max(length(l::text)) FROM large AS l").fetchall()
     assert size > 30_000_000
-    round_trip.go("large", data_format=data_format)
+    round_trip.go("large", data_format=data_format, is_direct=data_format is ObjectFormat.PARQUET)
 
 
 def create_array_table(connection: psycopg.Connection, values: dict[str, list[str]]) -> int:
