@@ -8,7 +8,7 @@ from archiver_pipeline.domain.table import TableName
 
 _SHOWN_RELATIONS = 5
 _GUESSED_BYTES_PER_SECOND = 50_000_000
-"""How fast a table is written anew, for a guess of how long that takes; benchmarks/reclaim.py measures it."""
+"""How fast a table is written anew: assumed, not measured, for a guess of how long that takes."""
 
 
 class RelationKind(StrEnum):

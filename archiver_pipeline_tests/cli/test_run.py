@@ -43,7 +43,7 @@ def test_json_is_one_document_with_the_report(workplace):
 def test_json_with_nothing_to_do_is_an_empty_document(workplace):
     workplace.database.execute("TRUNCATE audit_logs")
     found = workplace.run("run", "--json")
-    assert (found.code, found.json) == (0, {"reports": [], "errors": [], "held": []})
+    assert (found.code, found.json) == (0, {"reports": [], "errors": [], "held": [], "outside_hours": []})
 
 
 def test_a_run_is_recorded_in_dagster(workplace):
