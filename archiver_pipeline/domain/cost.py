@@ -9,8 +9,8 @@ How S3 bills, which these formulas follow (AWS's user guide, storage-class-intro
 - INTELLIGENT_TIERING charges per object and month, for objects of 128 KiB and more
 
 What a batch does, which they follow too: it puts a data object, a manifest and a receipt (both always in STANDARD)
-and reads the data object back. For a class that cannot be read at once, the data object is put and read as STANDARD
-and then copied; its minutes as STANDARD are left out. So are listings, which are a few per run.
+and reads data object and manifest back. For a class that cannot be read at once, the data object is put and read as
+STANDARD and then copied; its minutes as STANDARD are left out. So are listings, which are a few per run.
 """
 
 import math
@@ -151,12 +151,13 @@ def month_dollars(load: Load, storage_class: str, prices: PriceList = AWS) -> fl
 
 
 def write_dollars(load: Load, storage_class: str, prices: PriceList = AWS) -> float:
-    """The requests that store everything once, and reading the data objects back to prove them."""
+    """The requests that store everything once, and reading the data objects and manifests back to prove them. What
+    manifests weigh costs nothing to read in their class."""
     documents = prices.classes[DOCUMENTS_CLASS]
     first = documents if storage_class in COLD_CLASSES else prices.classes[storage_class]
     puts = first.thousand_puts + 2 * documents.thousand_puts
     copies = prices.classes[storage_class].thousand_puts if storage_class in COLD_CLASSES else 0.0
-    return load.batches / 1000 * (puts + copies) + _reading(load, first, 1.0)
+    return load.batches / 1000 * (puts + copies + documents.thousand_gets) + _reading(load, first, 1.0)
 
 
 def read_dollars(load: Load, storage_class: str, terms: Terms, prices: PriceList = AWS) -> float:

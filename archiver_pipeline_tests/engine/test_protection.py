@@ -288,14 +288,18 @@ def test_without_a_restore_a_re_execution_goes_on(archiving, audit):
 def test_no_protection_costs_one_listing_per_plan_and_look(archiving, audit, monkeypatch):
     session = archiving.session()
     windows = all_windows(archiving, session)
-    asked, plain = [], S3Store.list_objects
+    asked, read, plain_listing, plain_read = [], [], S3Store.list_objects, S3Store.read_document
 
     def listing(store, prefix, **how):
         asked.append(prefix)
-        return plain(store, prefix, **how)
+        return plain_listing(store, prefix, **how)
+
+    def reading(store, key):
+        read.append(key)
+        return plain_read(store, key)
 
     monkeypatch.setattr(S3Store, "list_objects", listing)
-    monkeypatch.setattr(S3Store, "read_document", lambda store, key: pytest.fail(f"{key} is read"))
+    monkeypatch.setattr(S3Store, "read_document", reading)
     for look in (
         lambda: due(session),
         lambda: preview_archive(session, DateRange()),
@@ -304,9 +308,11 @@ def test_no_protection_costs_one_listing_per_plan_and_look(archiving, audit, mon
         asked.clear()
         look()
         assert len([prefix for prefix in asked if ".protections" in prefix]) == 1
+    assert read == []
     asked.clear()
     run_plan(session, plan_archive(session, windows))
     assert len([prefix for prefix in asked if ".protections" in prefix]) == 1
+    assert all(key.endswith(".manifest.json") for key in read)
 
 
 def test_a_protection_is_never_changed(archiving):

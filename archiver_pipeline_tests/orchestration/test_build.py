@@ -70,6 +70,14 @@ def test_the_ops_are_the_steps_in_order_and_share_their_database_s_pool(two_data
         assert {op.retry_policy for op in ops} == {None}
 
 
+def test_a_job_knows_the_assets_of_its_database_alone(two_databases):
+    """One that knew those of all would make loading grow with the square of the databases."""
+    repository = build_definitions(two_databases).get_repository_def()
+    for name in ("restore_orders", "validate_orders", "watch_orders"):
+        keys = repository.get_job(name).asset_layer.asset_graph.get_all_asset_keys()
+        assert {key.path[0] for key in keys} == {"orders"}
+
+
 def test_a_restored_asset_and_a_job_per_database(two_databases):
     restored = restored_assets(two_databases)
     assert [asset.key.path for asset in restored] == [["orders", "restored"], ["users", "restored"]]
