@@ -126,7 +126,7 @@ TABLE = TableName("appdb", "public", "audit_logs")
 PAST = Past(window_rows=[1000.0] * 5, rows_per_second=[500.0] * 5, backlogs=[10, 20, 30, 40])
 
 
-def report(rows=1000, seconds=2.0, vacuum="standard", before=100, after=50):
+def report(rows=1000, seconds=2.0, vacuum="standard", before=100, after=50, reclaim=None):
     return SimpleNamespace(
         windows=(SimpleNamespace(window_key="2026-05-04", rows=rows),),
         rows=rows,
@@ -135,6 +135,7 @@ def report(rows=1000, seconds=2.0, vacuum="standard", before=100, after=50):
         vacuum=vacuum,
         table_bytes_before=before,
         table_bytes_after=after,
+        reclaim=reclaim,
     )
 
 
@@ -147,6 +148,7 @@ def backlog(rows=0, *, is_capped=False):
     [
         (report(), backlog(), "standard", []),
         (report(rows=5001), backlog(), "standard", ["many rows"]),
+        (report(reclaim=SimpleNamespace(failed="no pg_repack")), backlog(), "standard", ["space not reclaimed"]),
         (report(rows=199), backlog(), "standard", ["few rows"]),
         (report(rows=0), backlog(), "standard", []),
         (report(seconds=59), backlog(), "standard", []),
