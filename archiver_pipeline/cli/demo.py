@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -258,7 +259,8 @@ def _serve_ui(folder: Path, port: int | None) -> None:
 
 def _announce(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _UI_START_SECONDS
-    while b"Serving dagster-webserver" not in log.read_bytes():
+    # It says that it serves a moment before it does.
+    while b"Serving dagster-webserver" not in log.read_bytes() or not _accepts(port):
         if server.poll() is not None or time.monotonic() > deadline:
             raise ResourcesError(f"the Dagster UI did not start; see {log}")
         time.sleep(0.2)
@@ -266,6 +268,14 @@ def _announce(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
         f"Dagster UI: http://127.0.0.1:{port} (assets, partitions, runs; Ctrl-C stops everything)",
         highlight=False,
     )
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _stop_group(server: subprocess.Popen[bytes]) -> None:
